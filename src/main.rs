@@ -1,0 +1,2 @@
+//! The `batchwise` binary.
+fn main() {}
