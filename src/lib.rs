@@ -1,6 +1,26 @@
 //! batchwise: a request-batching inference proxy.
+//!
+//! A **front** turns bytes into a **call**. The **lane** of its model keeps calls in order. When a
+//! **slot** of an **instance** is free, and not before, the lane cuts a **batch** from what is most
+//! urgent *now*. The instance answers the batch; the answer is **split**; every call gets its one
+//! **reply**.
+//!
+//! The rooms, from the bottom up; a room imports only from rooms below it:
+//!
+//! - [`lane`]: the policy as a state machine: queue, sizing, batches, breakers, fleet, bisection.
+//!   Events and explicit time in, effects out; no clock, no task, no socket.
+//! - [`tensor`]: datatypes, shapes, ropes, join, split.
+//! - [`config`]: the file as written, the plan as meant.
+//! - [`call`]: a call, its terms, its reply, its fault.
+//! - [`telemetry`]: metric names and handles, logs.
+//! - [`wire`]: protobuf and JSON to calls and back, gRPC framing over ropes, the status table.
+//! - [`instance`]: clients of model servers, embedded models, probes.
+//! - [`engine`]: one task per model that drives a lane; the only room that spawns work for calls.
+//! - [`front`]: listeners, gRPC and HTTP services, admin pages.
+//! - [`app`]: start, drain, command line.
 
-#[expect(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, reason = "generated")]
-pub mod pb {
-    tonic::include_proto!("inference");
-}
+pub mod call;
+pub mod instance;
+pub mod lane;
+pub mod tensor;
+pub mod wire;

@@ -1,0 +1,129 @@
+//! What a call asks for.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::tensor::{Tensor, split_rows};
+
+/// What a call asks for.
+#[derive(Debug)]
+pub enum Work {
+    /// An inference over tensors.
+    Infer(InferRequest),
+    /// An inference over the items of a JSON list.
+    Items(ItemsRequest),
+    /// A request that is forwarded whole and answered event by event.
+    Relay(RelayRequest),
+}
+
+/// An inference over tensors (Open Inference Protocol).
+#[derive(Clone, Debug, Default)]
+pub struct InferRequest {
+    /// The version asked for; empty for the instance's choice.
+    pub version: String,
+    /// Custom parameters for the model; the scheduling ones are taken out by the front.
+    pub parameters: Parameters,
+    /// The inputs; all have the call's rows along axis 0 when the call may share a batch.
+    pub inputs: Vec<Tensor>,
+    /// The outputs wanted; empty for all.
+    pub outputs: Vec<RequestedOutput>,
+}
+
+/// An output that the caller wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestedOutput {
+    /// Its name.
+    pub name: String,
+    /// Parameters for the model, for example `classification`.
+    pub parameters: Parameters,
+}
+
+/// Named parameters, in order of their names.
+pub type Parameters = BTreeMap<String, Parameter>;
+
+/// The value of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the names are the protocol's")]
+pub enum Parameter {
+    Bool(bool),
+    Int64(i64),
+    Uint64(u64),
+    Double(f64),
+    String(String),
+}
+
+/// Which list of items a call carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ItemsRoute {
+    /// KServe v1 `:predict`: `instances` in, `predictions` out.
+    Predict,
+    /// OpenAI embeddings: `input` in, `data` out.
+    Embeddings,
+}
+
+impl ItemsRoute {
+    /// The key of the list in the request body.
+    pub fn items_key(self) -> &'static str {
+        match self {
+            ItemsRoute::Predict => "instances",
+            ItemsRoute::Embeddings => "input",
+        }
+    }
+}
+
+/// An inference over the items of a JSON list.
+#[derive(Clone, Debug)]
+pub struct ItemsRequest {
+    /// Which list.
+    pub route: ItemsRoute,
+    /// The raw JSON of each item, as slices of the body.
+    pub items: Vec<Bytes>,
+    /// Every other field of the body but `model`, as `"key":value` pairs with raw values, in the
+    /// caller's order, joined by commas; empty when there is none.
+    pub options: Bytes,
+    /// The body as it came, while it still says the same as `items` and `options`.
+    pub body: Option<Bytes>,
+}
+
+/// A request that is forwarded whole.
+#[derive(Clone, Debug)]
+pub struct RelayRequest {
+    /// The path on the instance, for example `/v1/chat/completions`.
+    pub path: &'static str,
+    /// Headers that go with it.
+    pub headers: HeaderMap,
+    /// The body, naming the model as the instance knows it.
+    pub body: Bytes,
+    /// Whether the caller asked for a stream of events.
+    pub stream: bool,
+}
+
+impl Work {
+    /// Cuts the first `rows` rows off; what remains stays in place.
+    #[must_use]
+    pub fn split_off(&mut self, rows: u32) -> Work {
+        match self {
+            Work::Infer(request) => Work::Infer(InferRequest {
+                version: request.version.clone(),
+                parameters: request.parameters.clone(),
+                inputs: split_rows(&mut request.inputs, rows),
+                outputs: request.outputs.clone(),
+            }),
+            Work::Items(request) => {
+                let count = (rows as usize).min(request.items.len());
+                let tail = request.items.split_off(count);
+                let items = std::mem::replace(&mut request.items, tail);
+                request.body = None;
+                Work::Items(ItemsRequest {
+                    route: request.route,
+                    items,
+                    options: request.options.clone(),
+                    body: None,
+                })
+            }
+            Work::Relay(request) => Work::Relay(request.clone()),
+        }
+    }
+}

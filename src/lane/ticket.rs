@@ -1,0 +1,99 @@
+//! What the policy may know of a call.
+
+use std::sync::Arc;
+
+use super::{InstanceId, Instant};
+
+/// Names a call within its lane; later calls have larger numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// Everything that must be equal for two calls to share a batch, as canonical bytes.
+///
+/// The bytes themselves are compared, not a hash of them: a collision would join what cannot be
+/// joined.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShapeKey(Arc<[u8]>);
+
+impl ShapeKey {
+    /// A key from its canonical bytes.
+    pub fn new(canonical: &[u8]) -> Self {
+        Self(canonical.into())
+    }
+
+    /// The length of its canonical bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the canonical bytes are empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Which of an instance's two kinds of slot a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Track {
+    /// A slot that is held until the batch is answered; calls of one shape key may share it.
+    Batch,
+    /// A slot that is held until the last event of a stream; never shared.
+    Stream,
+}
+
+/// What the policy may know of a call.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// The call's name.
+    pub id: CallId,
+    /// The kind of slot it needs.
+    pub track: Track,
+    /// Whom it may share a batch with; `None` for a call that must ride alone.
+    pub key: Option<ShapeKey>,
+    /// Its items along the batch axis; at least 1.
+    pub rows: u32,
+    /// The memory that it holds while it waits.
+    pub bytes: u64,
+    /// 1 is the most urgent.
+    pub priority: u8,
+    /// When it was accepted.
+    pub arrived: Instant,
+    /// When its caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// A call as it travels through the lane: its ticket, its opaque payload and what befell it.
+///
+/// A payload enters the lane by one event and leaves it by one effect. `P` is not `Clone`, so the
+/// lane cannot answer a call twice, and whoever holds the member holds the call.
+#[derive(Debug)]
+pub struct Member<P> {
+    /// What the policy knows of the call.
+    pub ticket: Ticket,
+    /// What the policy does not know of it.
+    pub payload: P,
+    /// Batches that broke under it.
+    pub attempts: u8,
+    /// Times that an instance was too busy for it.
+    pub bounces: u8,
+    /// The instance whose fault its last failure was.
+    pub avoid: Option<InstanceId>,
+}
+
+impl<P> Member<P> {
+    /// A call that nothing has befallen yet.
+    pub fn new(ticket: Ticket, payload: P) -> Self {
+        Self { ticket, payload, attempts: 0, bounces: 0, avoid: None }
+    }
+}
+
+/// What the lane asks of a payload.
+pub trait Payload {
+    /// Cuts the first `rows` rows off into a payload of their own, which shares the call's reply:
+    /// the caller gets the rows of all parts, in order, or the first fault of any.
+    #[must_use]
+    fn split_off(&mut self, rows: u32) -> Self;
+
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool;
+}

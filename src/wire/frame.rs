@@ -1,0 +1,1 @@
+//! gRPC messages over HTTP/2 bodies, kept as ropes.

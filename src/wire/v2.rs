@@ -1,0 +1,1 @@
+//! The Open Inference Protocol's messages to calls and back.
