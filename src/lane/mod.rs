@@ -1,34 +1,41 @@
-//! The policy of one model as a state machine.
+//! The policy of one model as a state machine: queue, sizing, batches, breakers, fleet, bisection.
 //!
 //! Events and explicit time in, effects out. Nothing here reads a clock, starts a task or opens a
-//! socket, which is why a million calls can be simulated in a second.
+//! socket, which is why a million calls can be simulated in a second, and why it is trusted.
+//! Whoever drives a [`Lane`] feeds it with [`Lane::on`], then calls [`Lane::next`] until it has no
+//! more to say, then sleeps until [`Lane::wake_at`] or the next event.
+//!
+//! A call is an opaque payload `P` with a [`Ticket`]. **Ownership is the exactly-once proof**: a
+//! payload enters by [`Event::Arrive`] and leaves by [`Effect::Dispatch`], [`Effect::Refuse`] or,
+//! when nobody waits for it any more, by being dropped; nothing in this room can copy or answer it.
+//!
+//! Binding is late: a batch is cut when a slot is free, and not before, so that what is most urgent
+//! *then* rides in it.
 
+mod breaker;
+mod budget;
+mod event;
+mod fleet;
+mod limit;
+mod machine;
+mod outcome;
+mod policy;
+mod queue;
 mod ticket;
 mod time;
+mod trial;
 
-pub use ticket::{CallId, Member, Payload, ShapeKey, Ticket, Track};
+pub use breaker::{Admission, BreakerPlan, BreakerState};
+pub use event::{
+    Batch, Blame, Cause, Effect, Event, InstanceChange, LanePlan, Notice, Outcome, RefuseReason,
+    SlotId, Snapshot,
+};
+pub use fleet::{Health, InstanceView};
+pub use machine::Lane;
+pub use policy::{Decision, Greedy, Policy, View};
+pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
 pub use time::{Instant, Span};
 
-/// Names an instance within its lane.
+/// Names an instance within its lane: its index in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u32);
-
-/// Whose fault it is that a batch has no answer, which decides what becomes of its members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The connection could not be made, or broke before any reply.
-    Connection,
-    /// The instance said that it has too much to do: back-pressure, not a fault.
-    Overload {
-        /// When it wants to be asked again, where it said so.
-        retry_after: Option<Span>,
-    },
-    /// The instance answered that the request is wrong.
-    Refused,
-    /// The instance answered that it failed.
-    Broken,
-    /// No reply within the deadline of every member.
-    TooSlow,
-    /// An answer whose outputs do not have the batch's rows.
-    NotBatched,
-}

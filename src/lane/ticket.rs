@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{InstanceId, Instant};
+use super::{InstanceId, Instant, Span};
+
+/// How much longer a call of the next lower priority waits before it overtakes a newcomer.
+///
+/// Priorities order what arrives within this span strictly; beyond it age wins, so that nothing
+/// starves.
+pub const AGEING: Span = Span::from_secs(10);
 
 /// Names a call within its lane; later calls have larger numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +58,8 @@ pub struct Ticket {
     pub key: Option<ShapeKey>,
     /// Its items along the batch axis; at least 1.
     pub rows: u32,
+    /// Which of the call's rows is its first: 0, but for a part of a call that was cut.
+    pub first_row: u32,
     /// The memory that it holds while it waits.
     pub bytes: u64,
     /// 1 is the most urgent.
@@ -60,6 +68,37 @@ pub struct Ticket {
     pub arrived: Instant,
     /// When its caller stops waiting.
     pub deadline: Instant,
+}
+
+/// Where a call stands among those that wait on its track; smaller is more urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The arrival, put off by [`AGEING`] for each level below the most urgent.
+    urgency: Instant,
+    /// Breaks ties: first come, first served.
+    id: CallId,
+    /// Tells the parts of one call apart.
+    first_row: u32,
+}
+
+impl Place {
+    /// The call that stands there.
+    pub fn id(&self) -> CallId {
+        self.id
+    }
+
+    /// Where all the parts of that call stand.
+    pub(super) fn parts(&self) -> std::ops::RangeInclusive<Place> {
+        Place { first_row: 0, ..*self }..=Place { first_row: u32::MAX, ..*self }
+    }
+}
+
+impl Ticket {
+    /// Where the call stands among those that wait on its track.
+    pub fn place(&self) -> Place {
+        let put_off = AGEING.times(u64::from(self.priority.saturating_sub(1)));
+        Place { urgency: self.arrived + put_off, id: self.id, first_row: self.first_row }
+    }
 }
 
 /// A call as it travels through the lane: its ticket, its opaque payload and what befell it.

@@ -1,0 +1,185 @@
+//! What goes into a lane and what comes out of it.
+
+use super::breaker::{BreakerPlan, BreakerState};
+use super::fleet::{Health, InstanceView};
+use super::ticket::{Member, Place, Ticket, Track};
+use super::{InstanceId, Span};
+
+/// Names a batch on its way, and so the slot that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u64);
+
+/// The bounds and habits of a lane.
+#[derive(Clone, Debug)]
+pub struct LanePlan {
+    /// The number of instances.
+    pub instances: u32,
+    /// Rows in one batch, where the user or the instance has said so.
+    pub max_batch_rows: Option<u32>,
+    /// Rows that may wait.
+    pub max_queue_rows: u64,
+    /// Bytes that may wait.
+    pub max_queue_bytes: u64,
+    /// Batches that an instance may run at once, unless changed for one of them.
+    pub batch_slots: u32,
+    /// Batches that an instance may run at once when nothing is shared, so that there is nothing
+    /// to gain by waiting for an answer.
+    pub alone_slots: u32,
+    /// Streams that an instance may run at once.
+    pub stream_slots: u32,
+    /// Batches that may break under one call before it is given up; at least 1.
+    pub attempts: u8,
+    /// When a breaker opens and for how long.
+    pub breaker: BreakerPlan,
+}
+
+/// What happens to a lane.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// A call came.
+    Arrive(Ticket, P),
+    /// The caller of a call went.
+    Leave(Track, Place),
+    /// A batch is back.
+    Done(SlotId, Outcome<P>),
+    /// Something is new about an instance.
+    Instance(InstanceId, InstanceChange),
+    /// An instance said how many rows a batch may have; `None` when it has no say any more.
+    LimitTold(Option<u32>),
+    /// The model has no batch axis: every call rides alone from now on.
+    NotBatchable,
+    /// Nothing more is accepted; what waits is sent without delay.
+    Drain,
+}
+
+/// What is new about an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceChange {
+    /// What the health checks say.
+    Health(Health),
+    /// An operator takes it out (`true`) or puts it back.
+    Drained(bool),
+    /// Batches that it may run at once.
+    BatchSlots(u32),
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Outcome<P> {
+    /// Every member was answered.
+    Served {
+        /// Whether the outputs had the batch's rows. A batch of one call is answered even when
+        /// they had not, but the lane learns from it.
+        batched: bool,
+    },
+    /// No member was answered; here they all are.
+    Failed(Vec<Member<P>>, Blame),
+    /// Nobody waits for any member any more.
+    Cancelled,
+}
+
+/// Whose fault it is that a batch has no answer, which decides what becomes of its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The connection could not be made, or broke before any reply.
+    Connection,
+    /// The instance said that it has too much to do: back-pressure, not a fault.
+    Overload {
+        /// When it wants to be asked again, where it said so.
+        retry_after: Option<Span>,
+    },
+    /// The instance answered that the request is wrong.
+    Refused,
+    /// The instance answered that it failed.
+    Broken,
+    /// No reply within the deadline of every member.
+    TooSlow,
+    /// An answer whose outputs do not have the batch's rows.
+    NotBatched,
+}
+
+/// What a lane wants done.
+#[derive(Debug)]
+pub enum Effect<P> {
+    /// Send a batch to an instance and tell what became of it.
+    Dispatch(SlotId, InstanceId, Batch<P>),
+    /// Tell the caller that there will be no answer.
+    Refuse(Member<P>, RefuseReason),
+    /// Give a batch up: nobody waits for any member any more.
+    Abort(SlotId),
+    /// Something that an operator wants to know.
+    Notice(Notice),
+}
+
+/// Calls that ride together.
+#[derive(Debug)]
+pub struct Batch<P> {
+    /// Its calls; at least one, all of one shape key.
+    pub members: Vec<Member<P>>,
+    /// Their rows in all.
+    pub rows: u32,
+    /// Why it was cut.
+    pub cause: Cause,
+}
+
+/// Why a batch was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// It has all the rows that it may have.
+    Full,
+    /// A slot was free, and no more waited.
+    Idle,
+    /// Its call shares with nobody.
+    Alone,
+    /// It is a part of a batch that failed.
+    Trial,
+}
+
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefuseReason {
+    /// The queue is full.
+    QueueFull,
+    /// A more urgent call needed its place.
+    Shed,
+    /// Its deadline passed while it waited.
+    Deadline,
+    /// Nothing is accepted any more.
+    Draining,
+    /// No instance is usable; the span says when it is worth asking again.
+    NoInstance(Span),
+    /// Its instances failed it as often as the plan allows; the last fault says how.
+    Spent,
+}
+
+/// Something that an operator wants to know.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Notice {
+    /// A breaker changed its state.
+    Breaker(InstanceId, BreakerState),
+    /// A call is tried again, for this blame.
+    Retried(Blame),
+    /// A batch failed and is tried in parts; so many rows.
+    Bisected(u32),
+    /// Batches of so many rows are refused though their parts are served.
+    LimitLearned(u32),
+    /// The outputs do not have the batch's rows: every call rides alone from now on.
+    NotBatchable,
+}
+
+/// A lane at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Calls that wait, by priority; index 0 is priority 1.
+    pub waiting: Vec<u32>,
+    /// Rows that wait.
+    pub waiting_rows: u64,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// The most rows that the next batch may have.
+    pub batch_cap: u32,
+    /// Whether calls share batches.
+    pub batchable: bool,
+    /// The instances.
+    pub instances: Vec<InstanceView>,
+}

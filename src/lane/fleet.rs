@@ -1,0 +1,258 @@
+//! The instances of a model: who is up, who has a free slot, who gets the next batch.
+
+use super::breaker::{Admission, Breaker, BreakerPlan, BreakerState};
+use super::{InstanceId, Instant, Span, Track};
+
+/// How long an instance that is too busy is left alone the first time.
+const FIRST_PAUSE: Span = Span::from_millis(20);
+const LONGEST_PAUSE: Span = Span::from_secs(2);
+/// A wait that is still better than telling the callers that there is nobody.
+const BEARABLE: Span = Span::from_secs(1);
+
+/// What the health checks say of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing yet.
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// What others may know of an instance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InstanceView {
+    /// Its name.
+    pub id: InstanceId,
+    /// What the health checks say.
+    pub health: Health,
+    /// Its circuit breaker.
+    pub breaker: BreakerState,
+    /// Batches and streams on their way.
+    pub in_flight: u32,
+    /// Batches that it may run at once.
+    pub batch_slots: u32,
+    /// Whether an operator has taken it out.
+    pub drained: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    health: Health,
+    breaker: Breaker,
+    batch_slots: u32,
+    stream_slots: u32,
+    batches: u32,
+    streams: u32,
+    rows: u64,
+    drained: bool,
+    paused_until: Instant,
+    pauses: u32,
+    last_sent: u64,
+}
+
+/// What a lane may hope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prospect {
+    /// Somebody will serve, sooner or later.
+    Some,
+    /// Nobody will; the span says when it is worth asking again.
+    None(Span),
+}
+
+/// The instances of a model.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    members: Vec<Member>,
+    sent: u64,
+}
+
+impl Fleet {
+    pub(super) fn new(
+        count: u32,
+        breaker: BreakerPlan,
+        batch_slots: u32,
+        stream_slots: u32,
+    ) -> Self {
+        let member = || Member {
+            health: Health::Unknown,
+            breaker: Breaker::new(breaker),
+            batch_slots: batch_slots.max(1),
+            stream_slots: stream_slots.max(1),
+            batches: 0,
+            streams: 0,
+            rows: 0,
+            drained: false,
+            paused_until: Instant::default(),
+            pauses: 0,
+            last_sent: 0,
+        };
+        Self { members: (0..count).map(|_| member()).collect(), sent: 0 }
+    }
+
+    pub(super) fn views(&self) -> impl Iterator<Item = InstanceView> + '_ {
+        self.members.iter().zip(0..).map(|(member, index)| InstanceView {
+            id: InstanceId(index),
+            health: member.health,
+            breaker: member.breaker.state(),
+            in_flight: member.batches + member.streams,
+            batch_slots: member.batch_slots,
+            drained: member.drained,
+        })
+    }
+
+    /// The least loaded usable instance with a free slot, and what its breaker lets through.
+    /// `avoid` is chosen only when no other instance is usable at all, busy ones included.
+    pub(super) fn choose(
+        &self,
+        now: Instant,
+        track: Track,
+        avoid: Option<InstanceId>,
+    ) -> Option<(InstanceId, Admission)> {
+        let shunned = avoid.filter(|&avoid| self.has_other(now, avoid));
+        self.members
+            .iter()
+            .zip((0..).map(InstanceId))
+            .filter(|&(member, id)| {
+                Some(id) != shunned && member.is_usable(now) && member.has_slot(track)
+            })
+            .min_by_key(|(member, _)| {
+                (member.batches + member.streams, member.rows, member.last_sent)
+            })
+            .map(|(member, id)| (id, member.breaker.admission(now)))
+    }
+
+    /// How many instances could take a batch now.
+    pub(super) fn free(&self, now: Instant) -> u32 {
+        let free = |member: &&Member| member.is_usable(now) && member.has_slot(Track::Batch);
+        u32::try_from(self.members.iter().filter(free).count()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn has_other(&self, now: Instant, than: InstanceId) -> bool {
+        self.members
+            .iter()
+            .zip((0..).map(InstanceId))
+            .any(|(member, id)| id != than && member.is_usable(now))
+    }
+
+    /// A batch goes out. Returns whether it is a breaker's probe.
+    pub(super) fn sent(&mut self, now: Instant, id: InstanceId, track: Track, rows: u32) -> bool {
+        self.sent += 1;
+        let sent = self.sent;
+        let Some(member) = self.member(id) else { return false };
+        *member.in_flight(track) += 1;
+        member.rows += u64::from(rows);
+        member.last_sent = sent;
+        member.breaker.sent(now)
+    }
+
+    /// A batch is back: its slot is free again.
+    pub(super) fn returned(&mut self, id: InstanceId, track: Track, rows: u32) {
+        if let Some(member) = self.member(id) {
+            let in_flight = member.in_flight(track);
+            *in_flight = in_flight.saturating_sub(1);
+            member.rows = member.rows.saturating_sub(u64::from(rows));
+        }
+    }
+
+    pub(super) fn breaker(&mut self, id: InstanceId) -> Option<&mut Breaker> {
+        self.member(id).map(|member| &mut member.breaker)
+    }
+
+    pub(super) fn served(&mut self, id: InstanceId) {
+        if let Some(member) = self.member(id) {
+            member.pauses = 0;
+        }
+    }
+
+    /// The instance said that it has too much to do.
+    pub(super) fn pause(&mut self, now: Instant, id: InstanceId, retry_after: Option<Span>) {
+        let Some(member) = self.member(id) else { return };
+        let own = FIRST_PAUSE.times(1 << member.pauses.min(16)).min(LONGEST_PAUSE);
+        member.pauses += 1;
+        member.paused_until = now + retry_after.map_or(own, |asked| asked.min(LONGEST_PAUSE));
+    }
+
+    pub(super) fn set_health(&mut self, id: InstanceId, health: Health) -> bool {
+        let Some(member) = self.member(id) else { return false };
+        std::mem::replace(&mut member.health, health) != health
+    }
+
+    pub(super) fn set_drained(&mut self, id: InstanceId, drained: bool) {
+        if let Some(member) = self.member(id) {
+            member.drained = drained;
+        }
+    }
+
+    pub(super) fn set_batch_slots(&mut self, id: InstanceId, slots: u32) {
+        if let Some(member) = self.member(id) {
+            member.batch_slots = slots.max(1);
+        }
+    }
+
+    /// Whether waiting makes sense. An instance whose first checks are pending, that is paused, or
+    /// whose breaker lets a probe through soon, is worth waiting for.
+    pub(super) fn prospect(&self, now: Instant) -> Prospect {
+        let mut soonest = LONGEST_PAUSE;
+        for member in &self.members {
+            if member.drained || member.health == Health::Down {
+                continue;
+            }
+            if member.batches + member.streams > 0 {
+                return Prospect::Some;
+            }
+            match member.breaker.admission(now) {
+                Admission::Nothing(until) => {
+                    let wait = until.since(now);
+                    if wait <= BEARABLE && member.breaker.openings() <= 2 {
+                        return Prospect::Some;
+                    }
+                    soonest = soonest.min(wait);
+                }
+                Admission::Batches(_) | Admission::Probe => return Prospect::Some,
+            }
+        }
+        Prospect::None(soonest)
+    }
+
+    /// When an instance that nobody holds up becomes usable by itself.
+    pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        self.members
+            .iter()
+            .filter(|member| !member.drained && member.health != Health::Down)
+            .filter_map(|member| match member.breaker.admission(now) {
+                Admission::Nothing(until) => Some(until.max(member.paused_until)),
+                _ => Some(member.paused_until),
+            })
+            .filter(|&at| at > now)
+            .min()
+    }
+
+    fn member(&mut self, id: InstanceId) -> Option<&mut Member> {
+        self.members.get_mut(id.0 as usize)
+    }
+}
+
+impl Member {
+    fn is_usable(&self, now: Instant) -> bool {
+        self.health == Health::Up
+            && !self.drained
+            && self.paused_until <= now
+            && !matches!(self.breaker.admission(now), Admission::Nothing(_))
+    }
+
+    fn has_slot(&self, track: Track) -> bool {
+        match track {
+            Track::Batch => self.batches < self.batch_slots,
+            Track::Stream => self.streams < self.stream_slots,
+        }
+    }
+
+    fn in_flight(&mut self, track: Track) -> &mut u32 {
+        match track {
+            Track::Batch => &mut self.batches,
+            Track::Stream => &mut self.streams,
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What becomes of a batch that is back.
+
+use super::breaker::BreakerState;
+use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId};
+use super::machine::{Flight, Lane};
+use super::ticket::{Member, Payload};
+use super::trial::Verdict;
+use super::{InstanceId, Instant};
+
+/// Times that instances may be too busy for one call before its caller is told.
+const MAX_BOUNCES: u8 = 8;
+
+impl<P: Payload> Lane<P> {
+    pub(super) fn done(&mut self, now: Instant, slot: SlotId, outcome: Outcome<P>) {
+        let Some(flight) = self.flights.remove(&slot) else { return };
+        self.fleet.returned(flight.instance, flight.track, flight.rows);
+        match outcome {
+            Outcome::Served { batched } => self.served(now, &flight, batched),
+            Outcome::Failed(members, blame) => self.failed(now, &flight, members, blame),
+            Outcome::Cancelled => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+                if let Some(case) = flight.case {
+                    let verdict = self.trials.given_up(case, false);
+                    self.judge(now, verdict);
+                }
+            }
+        }
+    }
+
+    fn served(&mut self, now: Instant, flight: &Flight, batched: bool) {
+        self.tell_breaker(now, flight.instance, flight.probe, Told::Success);
+        self.fleet.served(flight.instance);
+        self.budget.earn();
+        if !batched {
+            self.stop_sharing();
+        } else if self.batchable && flight.track == super::Track::Batch {
+            self.limit.served(flight.rows);
+            self.policy.served(flight.rows, now.since(flight.sent));
+        }
+        if let Some(case) = flight.case {
+            let verdict = self.trials.served(case);
+            self.judge(now, verdict);
+        }
+    }
+
+    fn failed(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {
+        match blame {
+            Blame::Connection => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
+                self.retry_elsewhere(now, flight, members, blame);
+            }
+            Blame::Overload { retry_after } => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+                self.fleet.pause(now, flight.instance, retry_after);
+                self.wait_out(now, flight, members, blame);
+            }
+            Blame::Refused | Blame::Broken => self.search(now, flight, members, blame),
+            Blame::TooSlow => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Failure);
+                self.give_up(now, flight, members, RefuseReason::Spent, false);
+            }
+            Blame::NotBatched => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Success);
+                self.stop_sharing();
+                if let Some(case) = flight.case {
+                    let verdict = self.trials.given_up(case, true);
+                    self.judge(now, verdict);
+                }
+                let alone = members.len() == 1;
+                for member in members {
+                    if alone {
+                        self.refuse(member, RefuseReason::Spent);
+                    } else {
+                        self.enqueue(member);
+                    }
+                }
+            }
+        }
+        self.refuse_hopeless(now);
+    }
+
+    /// Nothing came back: another instance may well serve it.
+    fn retry_elsewhere(
+        &mut self,
+        now: Instant,
+        flight: &Flight,
+        members: Vec<Member<P>>,
+        blame: Blame,
+    ) {
+        for mut member in members {
+            member.attempts = member.attempts.saturating_add(1);
+            member.avoid = Some(flight.instance);
+            if member.attempts < self.plan.attempts {
+                self.notice(Notice::Retried(blame));
+                self.enqueue(member);
+            } else {
+                self.refuse(member, RefuseReason::Spent);
+            }
+        }
+        if let Some(case) = flight.case {
+            let verdict = self.trials.given_up(case, true);
+            self.judge(now, verdict);
+        }
+    }
+
+    /// The instance is busy: its calls go back to where they stood.
+    fn wait_out(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {
+        for mut member in members {
+            member.bounces = member.bounces.saturating_add(1);
+            if member.bounces < MAX_BOUNCES {
+                self.notice(Notice::Retried(blame));
+                self.enqueue(member);
+            } else {
+                self.refuse(member, RefuseReason::Spent);
+            }
+        }
+        if let Some(case) = flight.case {
+            let verdict = self.trials.given_up(case, true);
+            self.judge(now, verdict);
+        }
+    }
+
+    /// The instance answered with an error: which call is it?
+    fn search(&mut self, now: Instant, flight: &Flight, mut members: Vec<Member<P>>, blame: Blame) {
+        members.retain(|member| !member.payload.is_abandoned());
+        let told = if blame == Blame::Refused { Told::Neutral } else { Told::Failure };
+        let Some((one, two, depth)) = self.halves(members) else {
+            return self.give_up_culprit(now, flight, told);
+        };
+        let (one, two) = match (one, two) {
+            (one, Some(two)) => (one, two),
+            (culprit, None) => {
+                for member in culprit {
+                    self.refuse(member, RefuseReason::Spent);
+                }
+                return self.give_up_culprit(now, flight, told);
+            }
+        };
+        // A breaker's probe must come to a verdict: the probe is one call, so it seldom gets here.
+        self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+        self.notice(Notice::Bisected(flight.rows));
+        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.rows));
+        if told == Told::Failure {
+            let verdict = self.trials.accuse(case, flight.instance);
+            self.judge(now, verdict);
+        }
+        self.trials.halve(case, one, two, depth);
+    }
+
+    /// Two halves to be tried, where there is something to halve and the budget allows it; one
+    /// list when these are the culprits.
+    #[expect(clippy::type_complexity, reason = "read where it is taken apart")]
+    fn halves(
+        &mut self,
+        mut members: Vec<Member<P>>,
+    ) -> Option<(Vec<Member<P>>, Option<Vec<Member<P>>>, bool)> {
+        let first = members.first_mut()?;
+        let rows = first.ticket.rows;
+        let alone = first.ticket.key.is_none() || !self.batchable;
+        // One call may be larger than anything that has worked: then its parts are tried.
+        let too_large = rows > 1 && rows > self.limit.worked() && !alone;
+        let single = members.len() == 1;
+        if single && !too_large || !self.budget.take() {
+            return Some((members, None, false));
+        }
+        if single {
+            let head = members.first_mut()?.split_off(rows / 2);
+            return Some((vec![head], Some(members), true));
+        }
+        let two = members.split_off(members.len() / 2);
+        Some((members, Some(two), false))
+    }
+
+    fn give_up_culprit(&mut self, now: Instant, flight: &Flight, told: Told) {
+        match flight.case {
+            None => self.tell_breaker(now, flight.instance, flight.probe, told),
+            Some(case) => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+                if told == Told::Failure {
+                    let verdict = self.trials.accuse(case, flight.instance);
+                    self.judge(now, verdict);
+                }
+                let verdict = self.trials.given_up(case, true);
+                self.judge(now, verdict);
+            }
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        now: Instant,
+        flight: &Flight,
+        members: Vec<Member<P>>,
+        reason: RefuseReason,
+        culprit: bool,
+    ) {
+        for member in members {
+            self.refuse(member, reason);
+        }
+        if let Some(case) = flight.case {
+            let verdict = self.trials.given_up(case, culprit);
+            self.judge(now, verdict);
+        }
+    }
+
+    pub(super) fn judge(&mut self, now: Instant, verdict: Verdict) {
+        for instance in verdict.convicted {
+            self.tell_breaker(now, instance, false, Told::Failure);
+        }
+        if let Some(rows) = verdict.too_many_rows
+            && rows > self.limit.worked()
+        {
+            self.limit.refused(now, rows);
+            self.notice(Notice::LimitLearned(rows));
+        }
+    }
+
+    fn tell_breaker(&mut self, now: Instant, id: InstanceId, probe: bool, told: Told) {
+        let Some(breaker) = self.fleet.breaker(id) else { return };
+        let before = breaker.state();
+        match told {
+            Told::Success => breaker.succeeded(now, probe),
+            Told::Neutral => breaker.neutral(probe),
+            Told::Failure => drop(breaker.failed(now, probe)),
+            Told::Unreachable => drop(breaker.trip(now)),
+        }
+        self.notice_breaker(id, Some(before));
+    }
+
+    pub(super) fn notice_breaker(&mut self, id: InstanceId, before: Option<BreakerState>) {
+        let Some(after) = self.fleet.breaker(id).map(|breaker| breaker.state()) else { return };
+        if before.is_some_and(|before| before != after) {
+            self.notice(Notice::Breaker(id, after));
+        }
+    }
+}
+
+/// What a breaker hears of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Success,
+    Neutral,
+    Failure,
+    Unreachable,
+}

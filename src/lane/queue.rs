@@ -1,0 +1,176 @@
+//! The calls that wait on one track, most urgent first, and by shape key.
+//!
+//! A call stands in one ordered map, and by reference in the group of its shape key. Every
+//! operation is logarithmic in the depth: a caller that leaves costs no walk, and neither does a
+//! lane that interleaves many shapes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{InstanceId, Member, Payload, Place, ShapeKey};
+
+/// The calls that wait on one track.
+#[derive(Debug)]
+pub(super) struct Queue<P> {
+    waiting: BTreeMap<Place, Member<P>>,
+    groups: BTreeMap<ShapeKey, Group>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    places: BTreeSet<Place>,
+    rows: u64,
+}
+
+/// What can be said of the calls that could share the batch of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Company {
+    /// The rows of all of them, the call's own among them.
+    pub(super) rows: u64,
+}
+
+impl<P: Payload> Queue<P> {
+    pub(super) fn new() -> Self {
+        Self { waiting: BTreeMap::new(), groups: BTreeMap::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn push(&mut self, member: Member<P>) {
+        let place = member.ticket.place();
+        if let Some(key) = &member.ticket.key {
+            let group = match self.groups.get_mut(key) {
+                Some(group) => group,
+                None => self.groups.entry(key.clone()).or_default(),
+            };
+            group.places.insert(place);
+            group.rows += u64::from(member.ticket.rows);
+        }
+        self.waiting.insert(place, member);
+    }
+
+    pub(super) fn remove(&mut self, place: Place) -> Option<Member<P>> {
+        let member = self.waiting.remove(&place)?;
+        if let Some(key) = &member.ticket.key {
+            self.forget(key, place, member.ticket.rows);
+        }
+        Some(member)
+    }
+
+    /// The most urgent call that `accepts` accepts. Few are ever refused: those that an instance
+    /// just failed and that wait for another one.
+    pub(super) fn first(&self, accepts: impl Fn(&Member<P>) -> bool) -> Option<&Member<P>> {
+        self.waiting.values().find(|member| accepts(member))
+    }
+
+    /// The least urgent call.
+    pub(super) fn last(&self) -> Option<&Member<P>> {
+        self.waiting.values().next_back()
+    }
+
+    /// The most urgent call of every shape key, and every call that rides alone.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &Member<P>> {
+        let grouped =
+            self.groups.values().filter_map(|group| self.waiting.get(group.places.first()?));
+        let alone = self.waiting.values().filter(|member| member.ticket.key.is_none());
+        grouped.chain(alone)
+    }
+
+    /// What could share a batch with `member`.
+    pub(super) fn company(&self, member: &Member<P>) -> Company {
+        let group = member.ticket.key.as_ref().and_then(|key| self.groups.get(key));
+        Company { rows: group.map_or(u64::from(member.ticket.rows), |group| group.rows) }
+    }
+
+    /// Takes the call at `place` and, when it shares, the most urgent of its company that
+    /// `instance` may serve, up to `cap` rows in all.
+    ///
+    /// A first call with more rows than `cap` is cut: the rest of it stays.
+    pub(super) fn take(
+        &mut self,
+        place: Place,
+        cap: u32,
+        shared: bool,
+        instance: InstanceId,
+    ) -> Vec<Member<P>> {
+        let Some(first) = self.waiting.get(&place) else { return Vec::new() };
+        let key = first.ticket.key.clone().filter(|_| shared);
+        let Some(key) = key else { return self.remove(place).into_iter().collect() };
+        if first.ticket.rows > cap {
+            return self.cut(place, cap).into_iter().collect();
+        }
+        let Some(group) = self.groups.get(&key) else { return Vec::new() };
+        let mut rows = 0_u32;
+        let mut chosen = Vec::new();
+        for &place in group.places.range(place..) {
+            let Some(member) = self.waiting.get(&place) else { continue };
+            if member.avoid == Some(instance) && !chosen.is_empty() {
+                continue;
+            }
+            if rows.saturating_add(member.ticket.rows) > cap {
+                break;
+            }
+            rows += member.ticket.rows;
+            chosen.push(place);
+            if rows == cap {
+                break;
+            }
+        }
+        chosen.into_iter().filter_map(|place| self.remove(place)).collect()
+    }
+
+    /// Cuts the first `rows` rows off the call at `place`.
+    fn cut(&mut self, place: Place, rows: u32) -> Option<Member<P>> {
+        let mut rest = self.remove(place)?;
+        let head = rest.split_off(rows);
+        self.push(rest);
+        Some(head)
+    }
+
+    /// Takes every part of a call out.
+    pub(super) fn remove_call(&mut self, place: Place) -> Vec<Member<P>> {
+        let places: Vec<_> = self.waiting.range(place.parts()).map(|(&place, _)| place).collect();
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
+    }
+
+    fn forget(&mut self, key: &ShapeKey, place: Place, rows: u32) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        group.places.remove(&place);
+        group.rows = group.rows.saturating_sub(u64::from(rows));
+        if group.places.is_empty() {
+            self.groups.remove(key);
+        }
+    }
+
+    /// Empties the queue, most urgent first.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Member<P>> + use<P> {
+        self.groups.clear();
+        std::mem::take(&mut self.waiting).into_values()
+    }
+}
+
+impl<P: Payload> Member<P> {
+    /// Cuts the first `rows` rows off into a member of their own.
+    pub(super) fn split_off(&mut self, rows: u32) -> Self {
+        let rows = rows.min(self.ticket.rows);
+        let share = self.ticket.bytes * u64::from(rows) / u64::from(self.ticket.rows.max(1));
+        let mut ticket = self.ticket.clone();
+        ticket.rows = rows;
+        ticket.bytes = share;
+        self.ticket.rows -= rows;
+        self.ticket.first_row += rows;
+        self.ticket.bytes -= share;
+        Self {
+            ticket,
+            payload: self.payload.split_off(rows),
+            attempts: self.attempts,
+            bounces: self.bounces,
+            avoid: self.avoid,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Finding the bad call in a batch that failed.
+//!
+//! A batch that its instance answered with an error is cut in two and both halves are run, and so
+//! on until the error is found or nothing fails any more: at most 2n - 1 runs for n calls, about
+//! 2 log2(n) for one culprit. The breaker does not hear of such a failure before the halves have
+//! reported: where any of them succeeds, it was the call and not the instance. Where every one of
+//! them is served, it was the size.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{InstanceId, Member};
+
+/// Failures without any success that make it the instance and not the calls.
+const CONVICTED: usize = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CaseId(u64);
+
+/// A part of a failed batch that waits for its run.
+#[derive(Debug)]
+pub(super) struct Trial<P> {
+    pub(super) members: Vec<Member<P>>,
+    pub(super) case: CaseId,
+}
+
+/// The parts of failed batches that wait for their runs, and what is known of each failure.
+#[derive(Debug)]
+pub(super) struct Trials<P> {
+    waiting: VecDeque<Trial<P>>,
+    cases: BTreeMap<CaseId, Case>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Case {
+    /// The rows of the batch that failed first.
+    rows: u32,
+    /// Parts that have not reported.
+    open: u32,
+    any_served: bool,
+    any_culprit: bool,
+    /// Who failed, as long as it may have been the instance.
+    accused: Vec<InstanceId>,
+}
+
+/// What a case has shown once it is closed, or before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Instances that failed and are to blame for it.
+    pub(super) convicted: Vec<InstanceId>,
+    /// The rows that were too many: the batch failed, and every part of it was served.
+    pub(super) too_many_rows: Option<u32>,
+}
+
+impl<P> Trials<P> {
+    pub(super) fn new() -> Self {
+        Self { waiting: VecDeque::new(), cases: BTreeMap::new(), next: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Trial<P>> {
+        self.waiting.pop_front()
+    }
+
+    pub(super) fn put_back(&mut self, trial: Trial<P>) {
+        self.waiting.push_front(trial);
+    }
+
+    /// Opens the case of a batch of `rows` that failed.
+    pub(super) fn open(&mut self, rows: u32) -> CaseId {
+        let id = CaseId(self.next);
+        self.next += 1;
+        let case =
+            Case { rows, open: 1, any_served: false, any_culprit: false, accused: Vec::new() };
+        self.cases.insert(id, case);
+        id
+    }
+
+    /// Replaces a part of `case` that failed by two. Halves of a batch are run in breadth, so that
+    /// a success shows early; halves of one call in depth, so that its first fault ends it.
+    pub(super) fn halve(
+        &mut self,
+        case: CaseId,
+        one: Vec<Member<P>>,
+        two: Vec<Member<P>>,
+        depth: bool,
+    ) {
+        if let Some(case) = self.cases.get_mut(&case) {
+            case.open += 1;
+        }
+        let (one, two) = (Trial { members: one, case }, Trial { members: two, case });
+        if depth {
+            self.waiting.push_front(two);
+            self.waiting.push_front(one);
+        } else {
+            self.waiting.push_back(one);
+            self.waiting.push_back(two);
+        }
+    }
+
+    /// A run of `case` failed with an error of `instance` itself.
+    pub(super) fn accuse(&mut self, case: CaseId, instance: InstanceId) -> Verdict {
+        let Some(case) = self.cases.get_mut(&case) else { return Verdict::default() };
+        case.accused.push(instance);
+        if case.any_served || case.accused.len() < CONVICTED {
+            return Verdict::default();
+        }
+        Verdict { convicted: std::mem::take(&mut case.accused), too_many_rows: None }
+    }
+
+    /// A part of `case` was served.
+    pub(super) fn served(&mut self, case: CaseId) -> Verdict {
+        if let Some(case) = self.cases.get_mut(&case) {
+            case.any_served = true;
+            case.accused.clear();
+        }
+        self.close(case)
+    }
+
+    /// A part of `case` was given up, as a `culprit` or for another reason.
+    pub(super) fn given_up(&mut self, case: CaseId, culprit: bool) -> Verdict {
+        if let Some(case) = self.cases.get_mut(&case) {
+            case.any_culprit |= culprit;
+        }
+        self.close(case)
+    }
+
+    /// A part has reported; the last one closes the case.
+    fn close(&mut self, id: CaseId) -> Verdict {
+        let Some(case) = self.cases.get_mut(&id) else { return Verdict::default() };
+        case.open = case.open.saturating_sub(1);
+        if case.open > 0 {
+            return Verdict::default();
+        }
+        let Some(case) = self.cases.remove(&id) else { return Verdict::default() };
+        let too_many = case.any_served && !case.any_culprit;
+        Verdict {
+            convicted: if case.any_served { Vec::new() } else { case.accused },
+            too_many_rows: too_many.then_some(case.rows),
+        }
+    }
+
+    /// Takes the parts that wait away, for nobody will run them.
+    pub(super) fn drain(&mut self) -> Vec<Trial<P>> {
+        self.waiting.drain(..).collect()
+    }
+
+    /// Takes a call out of a waiting part, for its caller went.
+    pub(super) fn remove(&mut self, matches: impl Fn(&Member<P>) -> bool) -> Option<Member<P>> {
+        self.waiting.iter_mut().find_map(|trial| {
+            let index = trial.members.iter().position(&matches)?;
+            Some(trial.members.remove(index))
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! The worlds that are tried.
+
+use batchwise::lane::Span;
+
+use crate::world::{Habits, Report, World};
+
+/// Runs a world for each seed, or for `SEED` alone.
+fn worlds(seeds: std::ops::Range<u64>, habits: impl Fn(u64) -> Habits) -> Vec<Report> {
+    let only = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = only.map_or(seeds, |seed| seed..seed + 1);
+    seeds
+        .map(|seed| {
+            println!("seed {seed}");
+            World::run(habits(seed), seed)
+        })
+        .collect()
+}
+
+#[test]
+fn a_million_calls_are_each_answered_exactly_once() {
+    let reports = worlds(0..20, |seed| Habits {
+        calls: 50_000,
+        instances: 1 + (seed % 4) as u32,
+        max_batch_rows: Some(8 + (seed % 5) as u32 * 8),
+        mean_gap: Span::from_nanos(150_000 + seed % 3 * 400_000),
+        shapes: 1 + seed % 7,
+        max_rows: 1 + seed % 2 * 49,
+        cancels: 0.05,
+        poison: 0.002,
+        resets: 0.01,
+        overloads: 0.01,
+        alone: 0.02,
+        deadline: Span::from_millis(300),
+        outages: true,
+        ..Habits::default()
+    });
+    let calls: usize = reports.iter().map(|r| r.answered + r.refused + r.cancelled).sum();
+    assert_eq!(calls, 50_000 * reports.len());
+    assert!(reports.iter().all(|report| report.answered > 0 && report.refused > 0));
+}
+
+#[test]
+fn two_shapes_in_turn_still_make_full_batches() {
+    for report in worlds(0..3, |_| Habits {
+        instances: 1,
+        shapes: 2,
+        max_rows: 1,
+        // 1.2 times what batches of 32 can bear.
+        mean_gap: Span::from_nanos(677_000),
+        queue_rows: 512,
+        ..Habits::default()
+    }) {
+        let mean = report.batched_rows as f64 / report.batches as f64;
+        assert!(mean > 30.0, "mean batch {mean}");
+    }
+}
+
+#[test]
+fn a_bad_call_never_hurts_its_batch_mates() {
+    for report in worlds(0..5, |_| Habits { poison: 0.01, max_rows: 1, ..Habits::default() }) {
+        assert!(report.poisoned > 50);
+        assert_eq!(report.reasons, [("Spent".to_owned(), report.poisoned)].into());
+        assert_eq!(report.answered, 10_000 - report.poisoned);
+    }
+}
+
+#[test]
+fn an_unknown_limit_is_learned_from_refusals() {
+    for report in worlds(0..5, |_| Habits {
+        max_batch_rows: None,
+        real_limit: 20,
+        max_rows: 1,
+        mean_gap: Span::from_nanos(300_000),
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 10_000, "{:?}", report.reasons);
+        assert!(report.failed_batches < 20, "{} batches failed", report.failed_batches);
+    }
+}
+
+#[test]
+fn a_call_larger_than_the_unknown_limit_is_cut_until_it_fits() {
+    for report in worlds(0..5, |_| Habits {
+        max_batch_rows: None,
+        real_limit: 10,
+        max_rows: 50,
+        mean_gap: Span::from_millis(20),
+        calls: 1_000,
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 1_000, "{:?}", report.reasons);
+    }
+}
+
+#[test]
+fn a_dead_instance_costs_nobody_an_answer() {
+    for report in worlds(0..5, |_| Habits {
+        outages: true,
+        mean_gap: Span::from_millis(2),
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 10_000, "{:?}", report.reasons);
+    }
+}
+
+#[test]
+fn a_busy_instance_costs_nobody_an_answer() {
+    for report in worlds(0..5, |_| Habits {
+        overloads: 0.05,
+        mean_gap: Span::from_millis(2),
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 10_000, "{:?}", report.reasons);
+    }
+}
+
+#[test]
+fn the_same_seed_has_the_same_effects() {
+    let habits = Habits { cancels: 0.1, poison: 0.01, outages: true, ..Habits::default() };
+    assert_eq!(World::run(habits.clone(), 42), World::run(habits, 42));
+}
+
+#[test]
+fn a_fixed_delay_gathers_company() {
+    let lone = |max_queue_delay| {
+        let habits = Habits {
+            instances: 4,
+            shapes: 1,
+            max_rows: 1,
+            mean_gap: Span::from_millis(3),
+            max_queue_delay,
+            ..Habits::default()
+        };
+        World::run(habits, 1)
+    };
+    let (without, with) = (lone(None), lone(Some(Span::from_millis(20))));
+    assert_eq!((without.answered, with.answered), (10_000, 10_000));
+    assert!(with.batches * 2 < without.batches, "{} against {}", with.batches, without.batches);
+}

@@ -1,0 +1,316 @@
+//! The world: a clock, callers and instances around one lane.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
+
+use batchwise::lane::{
+    Blame, BreakerPlan, CallId, Effect, Event, Greedy, Health, InstanceChange, InstanceId, Instant,
+    Lane, LanePlan, Member, Outcome, Place, RefuseReason, ShapeKey, SlotId, Span, Ticket, Track,
+};
+
+use crate::oracle::{Entry, Fate, Ledger, Part, settle_accounts};
+use crate::random::Random;
+
+/// The habits of a world.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    pub(crate) calls: usize,
+    pub(crate) instances: u32,
+    pub(crate) max_batch_rows: Option<u32>,
+    /// Rows beyond which an instance refuses a batch.
+    pub(crate) real_limit: u32,
+    pub(crate) mean_gap: Span,
+    pub(crate) shapes: u64,
+    pub(crate) max_rows: u64,
+    pub(crate) cancels: f64,
+    pub(crate) poison: f64,
+    pub(crate) resets: f64,
+    pub(crate) overloads: f64,
+    pub(crate) alone: f64,
+    pub(crate) deadline: Span,
+    pub(crate) queue_rows: u64,
+    pub(crate) outages: bool,
+    pub(crate) max_queue_delay: Option<Span>,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            calls: 10_000,
+            instances: 3,
+            max_batch_rows: Some(32),
+            real_limit: u32::MAX,
+            mean_gap: Span::from_nanos(500_000),
+            shapes: 3,
+            max_rows: 4,
+            cancels: 0.0,
+            poison: 0.0,
+            resets: 0.0,
+            overloads: 0.0,
+            alone: 0.0,
+            deadline: Span::from_secs(30),
+            queue_rows: 4096,
+            outages: false,
+            max_queue_delay: None,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happening {
+    Arrival,
+    Cancel(usize),
+    Finish(SlotId),
+    Health(InstanceId, bool),
+}
+
+/// What a world has shown.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) answered: usize,
+    pub(crate) refused: usize,
+    pub(crate) cancelled: usize,
+    pub(crate) poisoned: usize,
+    pub(crate) batches: usize,
+    pub(crate) failed_batches: usize,
+    pub(crate) batched_rows: u64,
+    pub(crate) reasons: BTreeMap<String, usize>,
+    pub(crate) hash: u64,
+}
+
+struct Flying {
+    instance: InstanceId,
+    members: Vec<Member<Part>>,
+    aborted: bool,
+}
+
+pub(crate) struct World {
+    habits: Habits,
+    random: Random,
+    now: Instant,
+    lane: Lane<Part>,
+    ledger: Ledger,
+    places: Vec<Place>,
+    agenda: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
+    sequence: u64,
+    flying: BTreeMap<SlotId, Flying>,
+    broken: Vec<bool>,
+    report: Report,
+}
+
+impl World {
+    pub(crate) fn run(habits: Habits, seed: u64) -> Report {
+        let plan = LanePlan {
+            instances: habits.instances,
+            max_batch_rows: habits.max_batch_rows,
+            max_queue_rows: habits.queue_rows,
+            max_queue_bytes: 1 << 40,
+            batch_slots: 1,
+            alone_slots: 4,
+            stream_slots: 4,
+            attempts: 2,
+            breaker: BreakerPlan::default(),
+        };
+        let policy = Greedy { max_queue_delay: habits.max_queue_delay };
+        let mut world = World {
+            random: Random::new(seed),
+            now: Instant::default(),
+            lane: Lane::new(plan, Box::new(policy)),
+            ledger: Rc::new(RefCell::new(Vec::new())),
+            places: Vec::new(),
+            agenda: BinaryHeap::new(),
+            sequence: 0,
+            flying: BTreeMap::new(),
+            broken: vec![false; habits.instances as usize],
+            report: Report::default(),
+            habits,
+        };
+        world.live();
+        let ledger = Rc::clone(&world.ledger);
+        let mut report = std::mem::take(&mut world.report);
+        assert!(world.lane.is_idle(), "seed {seed}: something is left in the lane");
+        drop(world);
+        (report.answered, report.refused, report.cancelled) = settle_accounts(&ledger);
+        report
+    }
+
+    fn live(&mut self) {
+        for id in 0..self.habits.instances {
+            self.at(Span::from_millis(1), Happening::Health(InstanceId(id), true));
+        }
+        self.at(Span::ZERO, Happening::Arrival);
+        loop {
+            self.obey();
+            let next = self.agenda.peek().map(|Reverse((at, ..))| *at);
+            let wake = self.lane.wake_at();
+            let Some(at) = [next, wake].into_iter().flatten().min() else { break };
+            assert!(wake.is_none_or(|wake| wake > self.now), "the lane would spin");
+            self.now = self.now.max(at);
+            while let Some(Reverse((at, _, _))) = self.agenda.peek()
+                && *at <= self.now
+                && let Some(Reverse((_, _, happening))) = self.agenda.pop()
+            {
+                self.happen(happening);
+            }
+        }
+    }
+
+    fn at(&mut self, after: Span, happening: Happening) {
+        self.sequence += 1;
+        self.agenda.push(Reverse((self.now + after, self.sequence, happening)));
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival => self.arrive(),
+            Happening::Cancel(call) => {
+                self.ledger.borrow_mut()[call].cancelled = true;
+                self.lane.on(self.now, Event::Leave(Track::Batch, self.places[call]));
+            }
+            Happening::Finish(slot) => self.finish(slot),
+            Happening::Health(id, up) => {
+                self.broken[id.0 as usize] = !up;
+                let health = if up { Health::Up } else { Health::Down };
+                self.lane.on(self.now, Event::Instance(id, InstanceChange::Health(health)));
+            }
+        }
+    }
+
+    fn arrive(&mut self) {
+        let call = self.places.len();
+        let rows = 1 + self.random.below(self.habits.max_rows) as u32;
+        let shape = self.random.below(self.habits.shapes);
+        let alone = self.random.chance(self.habits.alone);
+        let key = (!alone).then(|| ShapeKey::new(&shape.to_le_bytes()));
+        let ticket = Ticket {
+            id: CallId(call as u64),
+            track: Track::Batch,
+            key: key.clone(),
+            rows,
+            first_row: 0,
+            bytes: u64::from(rows) * 100,
+            priority: 1 + self.random.below(3) as u8,
+            arrived: self.now,
+            deadline: self.now + self.habits.deadline,
+        };
+        let poison = self.random.chance(self.habits.poison);
+        self.report.poisoned += usize::from(poison);
+        self.places.push(ticket.place());
+        self.ledger.borrow_mut().push(Entry {
+            rows: vec![Fate::Waiting; rows as usize],
+            cancelled: false,
+            poison,
+            key,
+        });
+        let part = Part { call, rows: 0..rows, ledger: Rc::clone(&self.ledger) };
+        self.lane.on(self.now, Event::Arrive(ticket, part));
+        if self.random.chance(self.habits.cancels) {
+            let after = self.random.exponential(20e6) as u64;
+            self.at(Span::from_nanos(after), Happening::Cancel(call));
+        }
+        if self.habits.outages && self.random.chance(0.001) {
+            let id = InstanceId(self.random.below(u64::from(self.habits.instances)) as u32);
+            self.at(Span::ZERO, Happening::Health(id, false));
+            self.at(Span::from_millis(300), Happening::Health(id, true));
+        }
+        if call + 1 < self.habits.calls {
+            let mean = self.habits.mean_gap.as_nanos() as f64;
+            let gap = self.random.exponential(mean) as u64;
+            self.at(Span::from_nanos(gap), Happening::Arrival);
+        }
+    }
+
+    /// Does what the lane wants, and checks that it wants nothing that it must not.
+    fn obey(&mut self) {
+        while let Some(effect) = self.lane.next(self.now) {
+            match effect {
+                Effect::Dispatch(slot, instance, batch) => {
+                    self.check(instance, &batch.members, batch.rows);
+                    self.note(slot.0 ^ u64::from(batch.rows) << 32);
+                    self.report.batches += 1;
+                    self.report.batched_rows += u64::from(batch.rows);
+                    let took = 10_000_000 + 500_000 * u64::from(batch.rows);
+                    self.at(Span::from_nanos(took), Happening::Finish(slot));
+                    let flying = Flying { instance, members: batch.members, aborted: false };
+                    self.flying.insert(slot, flying);
+                }
+                Effect::Refuse(member, reason) => {
+                    self.note(member.ticket.id.0);
+                    if reason == RefuseReason::Deadline {
+                        assert!(member.ticket.deadline <= self.now);
+                    }
+                    let name = format!("{reason:?}").split('(').next().unwrap().to_owned();
+                    *self.report.reasons.entry(name).or_default() += 1;
+                    let call = member.payload.call;
+                    let gone = self.ledger.borrow()[call].cancelled;
+                    member.payload.settle(if gone { Fate::Dropped } else { Fate::Refused });
+                }
+                Effect::Abort(slot) => {
+                    if let Some(flying) = self.flying.get_mut(&slot) {
+                        flying.aborted = true;
+                        self.at(Span::ZERO, Happening::Finish(slot));
+                    }
+                }
+                Effect::Notice(_) => {}
+            }
+        }
+    }
+
+    fn note(&mut self, value: u64) {
+        let hash = &mut self.report.hash;
+        *hash = (*hash ^ value ^ self.now.as_nanos()).wrapping_mul(0x0100_0000_01b3);
+    }
+
+    fn check(&self, instance: InstanceId, members: &[Member<Part>], rows: u32) {
+        assert!(!members.is_empty());
+        let sum: u32 = members.iter().map(|member| member.ticket.rows).sum();
+        assert_eq!(sum, rows);
+        let keys: Vec<_> = members
+            .iter()
+            .map(|part| self.ledger.borrow()[part.payload.call].key.clone())
+            .collect();
+        if members.len() > 1 {
+            assert!(keys[0].is_some(), "a call without a key must ride alone");
+        }
+        assert!(keys.iter().all(|key| *key == keys[0]), "two shapes in one batch");
+        if let (Some(max), Some(_)) = (self.habits.max_batch_rows, &keys[0]) {
+            assert!(rows <= max, "{rows} rows in a batch of at most {max}");
+        }
+        for member in members {
+            assert_eq!(member.ticket.rows as usize, member.payload.rows.len());
+            assert!(member.ticket.deadline > self.now, "too late to be sent");
+        }
+        let batches = self.flying.values().filter(|flying| flying.instance == instance);
+        assert!(batches.count() < 4, "more batches on their way than slots");
+    }
+
+    fn finish(&mut self, slot: SlotId) {
+        let Some(flying) = self.flying.remove(&slot) else { return };
+        let rows: u32 = flying.members.iter().map(|member| member.ticket.rows).sum();
+        let poisoned =
+            flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].poison);
+        let outcome = if flying.aborted {
+            drop(flying.members);
+            Outcome::Cancelled
+        } else if self.broken[flying.instance.0 as usize] || self.random.chance(self.habits.resets)
+        {
+            Outcome::Failed(flying.members, Blame::Connection)
+        } else if self.random.chance(self.habits.overloads) {
+            Outcome::Failed(flying.members, Blame::Overload { retry_after: None })
+        } else if poisoned {
+            Outcome::Failed(flying.members, Blame::Broken)
+        } else if rows > self.habits.real_limit {
+            Outcome::Failed(flying.members, Blame::Refused)
+        } else {
+            for member in flying.members {
+                let gone = member.payload.ledger.borrow()[member.payload.call].cancelled;
+                member.payload.settle(if gone { Fate::Dropped } else { Fate::Answered });
+            }
+            Outcome::Served { batched: true }
+        };
+        self.report.failed_batches += usize::from(matches!(outcome, Outcome::Failed(..)));
+        self.lane.on(self.now, Event::Done(slot, outcome));
+    }
+}
