@@ -20,6 +20,7 @@
 //! - [`app`]: start, drain, command line.
 
 pub mod call;
+pub mod config;
 pub mod instance;
 pub mod lane;
 pub mod tensor;

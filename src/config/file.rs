@@ -1,0 +1,146 @@
+//! The configuration as written: what the file says, key by key, with the line of each.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::keys;
+use super::read::{AutoOr, Reading, TableReader, Written, parse_toml};
+
+/// The whole file.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) server: ServerWritten,
+    /// `None` when `model` is there, but is no list of tables.
+    pub(super) models: Option<Vec<ModelWritten>>,
+}
+
+/// `[server]`
+#[derive(Debug, Default)]
+pub(super) struct ServerWritten {
+    pub(super) http: Written<SocketAddr>,
+    pub(super) grpc: Written<SocketAddr>,
+    pub(super) admin: Written<SocketAddr>,
+    pub(super) shutdown_grace: Written<Duration>,
+    pub(super) max_request_bytes: Written<u64>,
+    pub(super) max_connections: Written<u32>,
+}
+
+/// `[[model]]`
+#[derive(Debug)]
+pub(super) struct ModelWritten {
+    /// Line of its header.
+    pub(super) line: usize,
+    pub(super) name: Written<String>,
+    pub(super) protocol: Written<String>,
+    pub(super) instances: Written<Vec<(String, usize)>>,
+    pub(super) upstream_name: Written<String>,
+    pub(super) max_batch_size: Written<u32>,
+    pub(super) max_queue_delay: Written<AutoOr<Duration>>,
+    pub(super) slo: Written<Duration>,
+    pub(super) max_queue_size: Written<u32>,
+    pub(super) max_queue_bytes: Written<u64>,
+    pub(super) priority_levels: Written<u8>,
+    pub(super) default_priority: Written<u8>,
+    pub(super) timeout: Written<Duration>,
+    pub(super) max_concurrency: Written<AutoOr<u32>>,
+    pub(super) health: HealthWritten,
+    pub(super) breaker: BreakerWritten,
+    pub(super) retry: RetryWritten,
+}
+
+/// `[model.health]`
+#[derive(Debug, Default)]
+pub(super) struct HealthWritten {
+    pub(super) interval: Written<Duration>,
+    pub(super) timeout: Written<Duration>,
+    pub(super) unhealthy_after: Written<u32>,
+    pub(super) healthy_after: Written<u32>,
+    pub(super) path: Written<String>,
+}
+
+/// `[model.breaker]`
+#[derive(Debug, Default)]
+pub(super) struct BreakerWritten {
+    pub(super) window: Written<Duration>,
+    pub(super) minimum_volume: Written<u32>,
+    pub(super) failure_ratio: Written<f64>,
+    pub(super) consecutive_failures: Written<u32>,
+    pub(super) open_for: Written<Duration>,
+    pub(super) max_open_for: Written<Duration>,
+    pub(super) half_open_probes: Written<u32>,
+}
+
+/// `[model.retry]`
+#[derive(Debug, Default)]
+pub(super) struct RetryWritten {
+    pub(super) attempts: Written<u32>,
+    pub(super) idempotent: Written<bool>,
+}
+
+/// Reads the text of a file; what cannot be read is reported to `reading`. `None`: not even TOML.
+pub(super) fn read_file(text: &str, reading: &mut Reading) -> Option<File> {
+    let tree = parse_toml(text, reading)?;
+    let mut root = TableReader::open(&keys::ROOT, tree.get_ref(), 1, reading);
+    let server = root.table("server").map(read_server).unwrap_or_default();
+    let models = root.list("model", read_model);
+    Some(File { server, models })
+}
+
+fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
+    ServerWritten {
+        http: table.address("http"),
+        grpc: table.address("grpc"),
+        admin: table.address("admin"),
+        shutdown_grace: table.duration("shutdown_grace"),
+        max_request_bytes: table.size("max_request_bytes"),
+        max_connections: table.integer("max_connections"),
+    }
+}
+
+fn read_model(mut table: TableReader<'_, '_>) -> ModelWritten {
+    ModelWritten {
+        line: table.line,
+        name: table.text("name"),
+        protocol: table.choice("protocol"),
+        instances: table.text_list("instances"),
+        upstream_name: table.text("upstream_name"),
+        max_batch_size: table.integer("max_batch_size"),
+        max_queue_delay: table.duration_or_auto("max_queue_delay"),
+        slo: table.duration("slo"),
+        max_queue_size: table.integer("max_queue_size"),
+        max_queue_bytes: table.size("max_queue_bytes"),
+        priority_levels: table.integer("priority_levels"),
+        default_priority: table.integer("default_priority"),
+        timeout: table.duration("timeout"),
+        max_concurrency: table.integer_or_auto("max_concurrency"),
+        health: table.table("health").map(read_health).unwrap_or_default(),
+        breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
+        retry: table.table("retry").map(read_retry).unwrap_or_default(),
+    }
+}
+
+fn read_health(mut table: TableReader<'_, '_>) -> HealthWritten {
+    HealthWritten {
+        interval: table.duration("interval"),
+        timeout: table.duration("timeout"),
+        unhealthy_after: table.integer("unhealthy_after"),
+        healthy_after: table.integer("healthy_after"),
+        path: table.text("path"),
+    }
+}
+
+fn read_breaker(mut table: TableReader<'_, '_>) -> BreakerWritten {
+    BreakerWritten {
+        window: table.duration("window"),
+        minimum_volume: table.integer("minimum_volume"),
+        failure_ratio: table.ratio("failure_ratio"),
+        consecutive_failures: table.integer("consecutive_failures"),
+        open_for: table.duration("open_for"),
+        max_open_for: table.duration("max_open_for"),
+        half_open_probes: table.integer("half_open_probes"),
+    }
+}
+
+fn read_retry(mut table: TableReader<'_, '_>) -> RetryWritten {
+    RetryWritten { attempts: table.integer("attempts"), idempotent: table.boolean("idempotent") }
+}

@@ -1,0 +1,146 @@
+//! The configuration: the file as written, the plan as meant, and what is wrong with it.
+//!
+//! The text of `models.toml` goes through four steps: [`keys`] says what may stand in it, the file is
+//! read key by key with the line of each, the rules between keys are checked while defaults are filled
+//! in, and out comes a [`Plan`], or a [`ConfigError`] that tells *every* problem with file, line, key and
+//! mend. Serde's derive would stop at the first problem and could not name the nearest key, so the
+//! tree with its positions is walked here instead.
+//!
+//! Only [`load`] touches the file system.
+
+mod address;
+mod audit;
+mod explain;
+mod file;
+pub mod keys;
+mod plan;
+mod read;
+mod resolve;
+pub mod units;
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use address::{AddressError, GRPC_PORT, HTTP_PORT};
+pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
+pub use plan::{
+    BreakerPlan, EmbeddedKind, HealthPlan, InstanceAddress, InstancePlan, InstanceUrl, ModelPlan,
+    Plan, Protocol, RetryPlan, ServerPlan,
+};
+
+/// The default configuration, with every option described in its comments.
+pub const DEFAULT_TEXT: &str = include_str!("../../models.toml");
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "models.toml";
+
+/// How the default configuration is called in messages.
+const BUILTIN_NAME: &str = "built-in models.toml";
+
+/// The largest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What flags and environment say in place of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// In place of `server.http`.
+    pub http: Option<SocketAddr>,
+    /// In place of `server.grpc`.
+    pub grpc: Option<SocketAddr>,
+    /// In place of `server.admin`.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What to do.
+    pub plan: Plan,
+    /// The file that it came from; `None`: the default that is compiled in.
+    pub path: Option<PathBuf>,
+    /// What is unsafe or missing for production, in the order of the file.
+    pub warnings: Vec<Finding>,
+}
+
+impl Plan {
+    /// Reads a plan from the text of a file; `file` stands in messages and is where relative paths start.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem of the text.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        parse(text, &file.display().to_string(), file.parent(), &Overrides::default())
+            .map(|(plan, _)| plan)
+    }
+
+    /// The plan of the default configuration that is compiled in.
+    ///
+    /// # Errors
+    /// None in a build whose tests pass; the type spares callers an assertion.
+    pub fn builtin() -> Result<Self, ConfigError> {
+        parse(DEFAULT_TEXT, BUILTIN_NAME, None, &Overrides::default()).map(|(plan, _)| plan)
+    }
+}
+
+/// Reads the configuration: the named file; else `./models.toml`; else the default that is compiled in.
+///
+/// # Errors
+/// [`ConfigError`] when the named file cannot be read, or with every problem that its text has.
+pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
+    let file = path.unwrap_or_else(|| Path::new(DEFAULT_FILE));
+    let name = file.display().to_string();
+    let text = match read_text(file) {
+        Ok(text) => text,
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            let (plan, warnings) = parse(DEFAULT_TEXT, BUILTIN_NAME, None, overrides)?;
+            return Ok(Loaded { plan, path: None, warnings });
+        }
+        Err(error) => {
+            let problem = Problem::Unreadable { reason: error.to_string() };
+            return Err(ConfigError { file: name, problems: vec![(None, problem)] });
+        }
+    };
+    let (plan, warnings) = parse(&text, &name, file.parent(), overrides)?;
+    Ok(Loaded { plan, path: Some(file.to_owned()), warnings })
+}
+
+fn read_text(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
+        Ok(text)
+    } else {
+        Err(std::io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")))
+    }
+}
+
+fn parse(
+    text: &str,
+    name: &str,
+    base: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<(Plan, Vec<Finding>), ConfigError> {
+    let mut reading = read::Reading::new(text);
+    let file = file::read_file(text, &mut reading);
+    let plan = file.as_ref().map(|file| resolve::resolve(file, base, &mut reading));
+    let problems = reading.into_problems();
+    let (Some(file), Some(mut plan), true) = (file, plan, problems.is_empty()) else {
+        return Err(ConfigError { file: name.to_owned(), problems });
+    };
+    override_listeners(&mut plan.server, overrides)?;
+    let warnings = audit::audit(&file, &plan, overrides, name);
+    Ok((plan, warnings))
+}
+
+/// Puts the addresses of the command line into the plan and looks again whether they get along.
+fn override_listeners(server: &mut ServerPlan, overrides: &Overrides) -> Result<(), ConfigError> {
+    server.http = overrides.http.unwrap_or(server.http);
+    server.grpc = overrides.grpc.unwrap_or(server.grpc);
+    server.admin = overrides.admin.unwrap_or(server.admin);
+    let conflicts = resolve::listener_conflicts(server);
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    let problems = conflicts.into_iter().map(|(_, problem)| (None, problem)).collect();
+    Err(ConfigError { file: "command line".into(), problems })
+}

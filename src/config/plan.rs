@@ -1,0 +1,262 @@
+//! The plan: the configuration as meant.
+//!
+//! Every default is filled in, every unit resolved, every rule checked. Nothing else of the program
+//! sees the file. The defaults stand here once, as constants beside the fields that they fill.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use super::address::{InstanceAddress, InstanceUrl};
+
+/// A validated configuration: what to listen on, and which models to serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The listeners and their limits.
+    pub server: ServerPlan,
+    /// The models in the order of the file: at least one, no name twice.
+    pub models: Vec<ModelPlan>,
+}
+
+/// The listeners, and the limits that all models share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerPlan {
+    /// Listens for KServe v2 and v1 over HTTP, and OpenAI. Port 0 lets the system choose.
+    pub http: SocketAddr,
+    /// Listens for KServe v2 over gRPC.
+    pub grpc: SocketAddr,
+    /// Listens for metrics, health, status and control.
+    pub admin: SocketAddr,
+    /// How long accepted calls may take to finish once shutdown began.
+    pub shutdown_grace: Duration,
+    /// Bytes of the largest request body that is read.
+    pub max_request_bytes: u64,
+    /// Connections open at once, over all listeners.
+    pub max_connections: u32,
+}
+
+impl Default for ServerPlan {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            http: loopback(8000),
+            grpc: loopback(8001),
+            admin: loopback(8002),
+            shutdown_grace: Duration::from_secs(30),
+            max_request_bytes: 64 << 20,
+            max_connections: 16_384,
+        }
+    }
+}
+
+/// What the instances of a model speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// KServe v2 (Open Inference Protocol) over gRPC: `kserve-grpc`.
+    KserveGrpc,
+    /// KServe v2 over HTTP: `kserve-http`.
+    KserveHttp,
+    /// KServe v1, the REST interface of TensorFlow Serving: `kserve-v1`.
+    KserveV1,
+    /// OpenAI's HTTP interface: `openai`.
+    OpenAi,
+    /// None: the model runs inside this process: `embedded`.
+    Embedded,
+}
+
+impl Protocol {
+    /// Every protocol, in the order of the documentation.
+    pub const ALL: [Self; 5] =
+        [Self::KserveGrpc, Self::KserveHttp, Self::KserveV1, Self::OpenAi, Self::Embedded];
+
+    /// Its name in the configuration file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KserveGrpc => "kserve-grpc",
+            Self::KserveHttp => "kserve-http",
+            Self::KserveV1 => "kserve-v1",
+            Self::OpenAi => "openai",
+            Self::Embedded => "embedded",
+        }
+    }
+
+    /// Whether its instances are reached with HTTP requests, so that they have paths.
+    #[must_use]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::KserveHttp | Self::KserveV1 | Self::OpenAi)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A model that runs inside this process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EmbeddedKind {
+    /// Recognises handwritten digits: `digits`.
+    Digits,
+    /// Turns text into vectors: `embedding`.
+    Embedding,
+    /// Answers with what it was sent: `echo`.
+    Echo,
+    /// Runs an ONNX file: `onnx:PATH`.
+    Onnx {
+        /// The file; a relative path of the configuration was joined to the folder of its file.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for EmbeddedKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digits => formatter.write_str("digits"),
+            Self::Embedding => formatter.write_str("embedding"),
+            Self::Echo => formatter.write_str("echo"),
+            Self::Onnx { path } => write!(formatter, "onnx:{}", path.display()),
+        }
+    }
+}
+
+/// One model: its instances and how its calls are queued, batched and protected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelPlan {
+    /// The name that callers use.
+    pub name: String,
+    /// What its instances speak.
+    pub protocol: Protocol,
+    /// Its instances: at least one, no address twice.
+    pub instances: Vec<InstancePlan>,
+    /// The model's name on its instances.
+    pub upstream_name: String,
+    /// What runs, when the protocol is [`Protocol::Embedded`]; `None` otherwise.
+    pub embedded: Option<EmbeddedKind>,
+    /// Whether calls may share a batch. `false` (written `max_batch_size = 0`, as in Triton) means
+    /// that the first dimension of a tensor is not a batch axis; `max_batch_size` is then 1.
+    pub batching: bool,
+    /// Rows in one batch; `None`: asked of the instance, else learned. Never 0.
+    pub max_batch_size: Option<u32>,
+    /// How long a call may wait for company; `None`: decided from the load.
+    pub max_queue_delay: Option<Duration>,
+    /// Latency to keep at the 99th percentile.
+    pub slo: Option<Duration>,
+    /// Rows that may wait.
+    pub max_queue_size: u32,
+    /// Bytes that may wait.
+    pub max_queue_bytes: u64,
+    /// Number of priorities; 1 is the most urgent.
+    pub priority_levels: u8,
+    /// Priority of a call that names none: 1 to `priority_levels`.
+    pub default_priority: u8,
+    /// Deadline of a call that names none or a later one.
+    pub timeout: Duration,
+    /// Batches in flight per instance; `None`: found from the load.
+    pub max_concurrency: Option<u32>,
+    /// How instances are probed.
+    pub health: HealthPlan,
+    /// When an instance is left alone.
+    pub breaker: BreakerPlan,
+    /// Whether a batch is sent again.
+    pub retry: RetryPlan,
+}
+
+impl ModelPlan {
+    /// Rows that may wait, by default.
+    pub const MAX_QUEUE_SIZE: u32 = 4_096;
+    /// Bytes that may wait, by default.
+    pub const MAX_QUEUE_BYTES: u64 = 256 << 20;
+    /// Number of priorities, by default.
+    pub const PRIORITY_LEVELS: u8 = 3;
+    /// Priority of a call that names none, by default (or the last level, when there are fewer).
+    pub const DEFAULT_PRIORITY: u8 = 2;
+    /// Deadline of a call that names none, by default.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+/// One instance of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstancePlan {
+    /// Its label in metrics and status: `host:port` with the path prefix, or `embedded/0`.
+    pub name: String,
+    /// Where it is reached.
+    pub address: InstanceAddress,
+}
+
+/// How the instances of a model are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPlan {
+    /// Time between two probes of an instance.
+    pub interval: Duration,
+    /// Time after which a probe counts as failed; at most `interval`.
+    pub timeout: Duration,
+    /// Failed probes in a row that make an instance unhealthy.
+    pub unhealthy_after: u32,
+    /// Good probes in a row that make it healthy again.
+    pub healthy_after: u32,
+    /// Path of the probe, for protocols over HTTP; `None`: the protocol's own readiness path.
+    pub path: Option<String>,
+}
+
+impl Default for HealthPlan {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 2,
+            healthy_after: 1,
+            path: None,
+        }
+    }
+}
+
+/// When an instance is left alone after faults, and how it is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerPlan {
+    /// Time over which the ratio of faults is taken.
+    pub window: Duration,
+    /// Batches in the window below which the ratio says nothing.
+    pub minimum_volume: u32,
+    /// Ratio of failed batches that opens the breaker; above 0, at most 1.
+    pub failure_ratio: f64,
+    /// Failed batches in a row that open it, whatever the ratio.
+    pub consecutive_failures: u32,
+    /// How long it stays open the first time; it doubles each time it opens again.
+    pub open_for: Duration,
+    /// The longest that it stays open; at least `open_for`.
+    pub max_open_for: Duration,
+    /// Batches admitted at once while half open.
+    pub half_open_probes: u32,
+}
+
+impl Default for BreakerPlan {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            minimum_volume: 5,
+            failure_ratio: 0.5,
+            consecutive_failures: 3,
+            open_for: Duration::from_millis(250),
+            max_open_for: Duration::from_secs(10),
+            half_open_probes: 1,
+        }
+    }
+}
+
+/// Whether a batch that an instance failed is sent to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPlan {
+    /// Times that a batch is sent in all; 1: never again.
+    pub attempts: u32,
+    /// Whether a batch may be sent again after an instance may have begun it.
+    pub idempotent: bool,
+}
+
+impl Default for RetryPlan {
+    fn default() -> Self {
+        Self { attempts: 2, idempotent: true }
+    }
+}

@@ -1,0 +1,412 @@
+//! From the file as written to the plan as meant: defaults, and the rules between keys.
+//!
+//! It always builds a whole plan, also from a file with problems, so that every rule gets its say in one
+//! run; the caller must not use the plan when anything was reported.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::address::{AddressError, InstanceAddress, InstanceUrl, parse_embedded};
+use super::explain::{Problem, clip, quote};
+use super::file::{BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten};
+use super::plan::{
+    BreakerPlan, EmbeddedKind, HealthPlan, InstancePlan, ModelPlan, Plan, Protocol, RetryPlan,
+    ServerPlan,
+};
+use super::read::{AutoOr, Reading, Written};
+use super::units::format_duration;
+
+/// The most models in one file.
+const MODELS_MAX: usize = 1_024;
+/// The most instances of one model.
+const INSTANCES_MAX: usize = 1_024;
+/// The longest model name, in bytes.
+const NAME_LENGTH_MAX: usize = 256;
+
+const IN_MODEL: &str = "in [[model]]";
+
+/// Builds the plan; what breaks a rule is reported to `reading`. `base` is the folder of the file.
+pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -> Plan {
+    let server = resolve_server(&file.server, reading);
+    let written = file.models.as_deref().unwrap_or_default();
+    if written.is_empty() && file.models.is_some() {
+        let what = "a [[model]]".to_owned();
+        let expected = "a [[model]] with `name`, `protocol` and `instances`".to_owned();
+        reading.report(None, Problem::Missing { what, place: "at the top level", expected });
+    }
+    if let Some(beyond) = written.get(MODELS_MAX) {
+        let found = written.len().to_string();
+        report_range(reading, beyond.line, "model", "at the top level", found, MODELS_MAX);
+    }
+    check_names(written, reading);
+    let models = written.iter().map(|model| resolve_model(model, base, reading)).collect();
+    Plan { server, models }
+}
+
+fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan {
+    let default = ServerPlan::default();
+    let plan = ServerPlan {
+        http: written.http.or(default.http),
+        grpc: written.grpc.or(default.grpc),
+        admin: written.admin.or(default.admin),
+        shutdown_grace: written.shutdown_grace.or(default.shutdown_grace),
+        max_request_bytes: written.max_request_bytes.or(default.max_request_bytes),
+        max_connections: written.max_connections.or(default.max_connections),
+    };
+    let lines = [written.http.line(), written.grpc.line(), written.admin.line()];
+    if ![&written.http, &written.grpc, &written.admin].iter().any(|it| it.is_malformed()) {
+        for (index, problem) in listener_conflicts(&plan) {
+            let line = lines.get(index).copied().flatten();
+            reading.report(line.or_else(|| lines.iter().flatten().next().copied()), problem);
+        }
+    }
+    plan
+}
+
+/// Listeners that would take each other's port, each as the index (http, grpc, admin) of the later one.
+pub(super) fn listener_conflicts(server: &ServerPlan) -> Vec<(usize, Problem)> {
+    let listeners = [("http", server.http), ("grpc", server.grpc), ("admin", server.admin)];
+    let mut conflicts = Vec::new();
+    for (index, (key, address)) in listeners.into_iter().enumerate() {
+        let earlier = listeners.iter().take(index).find(|(_, other)| overlap(*other, address));
+        if let Some((other, _)) = earlier {
+            let problem = Problem::Conflict {
+                key,
+                place: "in [server]",
+                found: quote(&address.to_string()),
+                conflict: format!("the port of `{other}`"),
+                expected: "give each listener its own port".into(),
+            };
+            conflicts.push((index, problem));
+        }
+    }
+    conflicts
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_host
+}
+
+fn check_names(models: &[ModelWritten], reading: &mut Reading) {
+    let mut lines: HashMap<&str, usize> = HashMap::new();
+    for model in models {
+        let Written::Given(name, line) = &model.name else { continue };
+        if let Some(reason) = bad_name(name) {
+            let (found, expected) = (quote(name), "a name such as \"resnet50\"".to_owned());
+            let problem =
+                Problem::BadValue { key: "name", place: IN_MODEL, found, reason, expected };
+            reading.report(Some(*line), problem);
+        }
+        match lines.get(name.as_str()) {
+            None => {
+                lines.insert(name, *line);
+            }
+            Some(first_line) => {
+                let problem = Problem::Duplicate {
+                    what: "name",
+                    found: quote(name),
+                    place: IN_MODEL,
+                    first_line: *first_line,
+                    expected: "give each model its own name, or list all instances in one".into(),
+                };
+                reading.report(Some(*line), problem);
+            }
+        }
+    }
+}
+
+fn bad_name(name: &str) -> Option<String> {
+    if name.len() > NAME_LENGTH_MAX {
+        Some(format!("it is longer than {NAME_LENGTH_MAX} bytes"))
+    } else if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        Some("it has blanks or control characters".into())
+    } else {
+        None
+    }
+}
+
+fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Reading) -> ModelPlan {
+    let protocol = written
+        .protocol
+        .value()
+        .and_then(|name| Protocol::ALL.into_iter().find(|protocol| protocol.name() == name));
+    let (instances, embedded) = match (protocol, &written.instances) {
+        (Some(protocol), Written::Given(list, line)) => {
+            resolve_instances(protocol, list, *line, base, reading)
+        }
+        _ => (Vec::new(), None),
+    };
+    let protocol = protocol.unwrap_or(Protocol::Embedded);
+    let name = written.name.value().cloned().unwrap_or_default();
+    let batch_size = written.max_batch_size.value().copied();
+    let levels = written.priority_levels.or(ModelPlan::PRIORITY_LEVELS);
+    check_times_and_priorities(written, reading);
+    ModelPlan {
+        protocol,
+        instances,
+        embedded,
+        upstream_name: written.upstream_name.or(name.clone()),
+        name,
+        batching: batch_size != Some(0),
+        max_batch_size: batch_size.map(|rows| rows.max(1)),
+        max_queue_delay: auto_is_none(&written.max_queue_delay),
+        slo: written.slo.value().copied(),
+        max_queue_size: written.max_queue_size.or(ModelPlan::MAX_QUEUE_SIZE),
+        max_queue_bytes: written.max_queue_bytes.or(ModelPlan::MAX_QUEUE_BYTES),
+        priority_levels: levels,
+        default_priority: written.default_priority.or(ModelPlan::DEFAULT_PRIORITY.min(levels)),
+        timeout: written.timeout.or(ModelPlan::TIMEOUT),
+        max_concurrency: auto_is_none(&written.max_concurrency),
+        health: resolve_health(&written.health, protocol, reading),
+        breaker: resolve_breaker(&written.breaker, reading),
+        retry: RetryPlan {
+            attempts: written.retry.attempts.or(RetryPlan::default().attempts),
+            idempotent: written.retry.idempotent.or(RetryPlan::default().idempotent),
+        },
+    }
+}
+
+fn auto_is_none<T: Copy>(written: &Written<AutoOr<T>>) -> Option<T> {
+    match written.value() {
+        Some(AutoOr::Value(value)) => Some(*value),
+        _ => None,
+    }
+}
+
+fn check_times_and_priorities(written: &ModelWritten, reading: &mut Reading) {
+    let levels = written.priority_levels.or(ModelPlan::PRIORITY_LEVELS);
+    if let Written::Given(priority, line) = written.default_priority
+        && priority > levels
+        && !written.priority_levels.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "default_priority",
+            place: IN_MODEL,
+            found: priority.to_string(),
+            conflict: format!("above `priority_levels` ({levels})"),
+            expected: format!("write 1 to {levels}"),
+        };
+        reading.report(Some(line), problem);
+    }
+    let timeout = written.timeout.or(ModelPlan::TIMEOUT);
+    if let Written::Given(AutoOr::Value(delay), line) = written.max_queue_delay
+        && delay >= timeout
+        && !written.timeout.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "max_queue_delay",
+            place: IN_MODEL,
+            found: quote(&format_duration(delay)),
+            conflict: format!("not below `timeout` ({})", format_duration(timeout)),
+            expected: "a call without company would always be too late; lower it".into(),
+        };
+        reading.report(Some(line), problem);
+    }
+}
+
+fn resolve_instances(
+    protocol: Protocol,
+    list: &[(String, usize)],
+    line: usize,
+    base: Option<&Path>,
+    reading: &mut Reading,
+) -> (Vec<InstancePlan>, Option<EmbeddedKind>) {
+    if list.is_empty() {
+        let (what, expected) = ("an entry of `instances`".to_owned(), "at least one".to_owned());
+        reading.report(Some(line), Problem::Missing { what, place: IN_MODEL, expected });
+    }
+    if let Some((_, beyond)) = list.get(INSTANCES_MAX) {
+        let found = format!("a list of {}", list.len());
+        report_range(reading, *beyond, "instances", IN_MODEL, found, INSTANCES_MAX);
+        return (Vec::new(), None);
+    }
+    if protocol == Protocol::Embedded {
+        resolve_embedded(list, base, reading)
+    } else {
+        (resolve_urls(protocol, list, reading), None)
+    }
+}
+
+fn resolve_urls(
+    protocol: Protocol,
+    list: &[(String, usize)],
+    reading: &mut Reading,
+) -> Vec<InstancePlan> {
+    let mut instances: Vec<InstancePlan> = Vec::with_capacity(list.len());
+    let mut lines: HashMap<InstanceUrl, usize> = HashMap::new();
+    for (text, line) in list {
+        let url = match InstanceUrl::parse(text, protocol) {
+            Ok(url) => url,
+            Err(error) => {
+                report_instance(reading, *line, text, &error, expected_url(protocol, text, &error));
+                continue;
+            }
+        };
+        if let Some(first_line) = lines.get(&url) {
+            let problem = Problem::Duplicate {
+                what: "instance",
+                found: quote(text),
+                place: IN_MODEL,
+                first_line: *first_line,
+                expected: "raise `max_concurrency` to send one instance more at once".into(),
+            };
+            reading.report(Some(*line), problem);
+            continue;
+        }
+        lines.insert(url.clone(), *line);
+        let name = format!("{}{}", url.authority(), url.path_prefix);
+        instances.push(InstancePlan { name, address: InstanceAddress::Url(url) });
+    }
+    instances
+}
+
+fn expected_url(protocol: Protocol, text: &str, error: &AddressError) -> String {
+    let port = if protocol == Protocol::KserveGrpc { 8001 } else { 8000 };
+    match error {
+        AddressError::NoScheme
+            if InstanceUrl::parse(&format!("http://{text}"), protocol).is_ok() =>
+        {
+            quote(&format!("http://{text}"))
+        }
+        AddressError::Tls => "an http:// URL, and keep that network private".into(),
+        _ => format!("a URL such as \"http://10.0.0.1:{port}\""),
+    }
+}
+
+fn resolve_embedded(
+    list: &[(String, usize)],
+    base: Option<&Path>,
+    reading: &mut Reading,
+) -> (Vec<InstancePlan>, Option<EmbeddedKind>) {
+    const EXPECTED: &str = "\"digits\", \"embedding\", \"echo\" or \"onnx:PATH\"";
+    let mut embedded: Option<EmbeddedKind> = None;
+    for (text, line) in list {
+        match (parse_embedded(text, base), &embedded) {
+            (Err(error), _) => report_instance(reading, *line, text, &error, EXPECTED.to_owned()),
+            (Ok(kind), None) => embedded = Some(kind),
+            (Ok(kind), Some(first)) if kind == *first => {}
+            (Ok(_), Some(first)) => {
+                let problem = Problem::Conflict {
+                    key: "instances",
+                    place: IN_MODEL,
+                    found: quote(text),
+                    conflict: format!(
+                        "but another instance of this model is \"{}\"",
+                        clip(&first.to_string())
+                    ),
+                    expected: "the instances of one model are the same; make it a model of its own"
+                        .into(),
+                };
+                reading.report(Some(*line), problem);
+            }
+        }
+    }
+    let instance = |index| InstancePlan {
+        name: format!("embedded/{index}"),
+        address: InstanceAddress::Embedded { index },
+    };
+    ((0..list.len()).map(instance).collect(), embedded)
+}
+
+fn report_instance(
+    reading: &mut Reading,
+    line: usize,
+    text: &str,
+    error: &AddressError,
+    expected: String,
+) {
+    // A password must not be repeated in a log.
+    let found = match error {
+        AddressError::Credentials => "a URL with a user name".to_owned(),
+        _ => quote(text),
+    };
+    let reason = error.to_string();
+    let problem = Problem::BadValue { key: "instances", place: IN_MODEL, found, reason, expected };
+    reading.report(Some(line), problem);
+}
+
+fn report_range(
+    reading: &mut Reading,
+    line: usize,
+    key: &'static str,
+    place: &'static str,
+    found: String,
+    maximum: usize,
+) {
+    let (minimum, maximum) = ("1".to_owned(), maximum.to_string());
+    reading.report(Some(line), Problem::OutOfRange { key, place, found, minimum, maximum });
+}
+
+fn resolve_health(
+    written: &HealthWritten,
+    protocol: Protocol,
+    reading: &mut Reading,
+) -> HealthPlan {
+    const PLACE: &str = "in [model.health]";
+    let default = HealthPlan::default();
+    let interval = written.interval.or(default.interval);
+    if let Written::Given(timeout, line) = written.timeout
+        && timeout > interval
+        && !written.interval.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "timeout",
+            place: PLACE,
+            found: quote(&format_duration(timeout)),
+            conflict: format!("above `interval` ({})", format_duration(interval)),
+            expected: "probes of one instance must not overlap; lower it".into(),
+        };
+        reading.report(Some(line), problem);
+    }
+    if let Written::Given(path, line) = &written.path {
+        let expected = "a path such as \"/health\", for a protocol over HTTP".to_owned();
+        let reason = if !protocol.is_http() {
+            Some(format!("protocol `{protocol}` is not probed by path"))
+        } else if !path.starts_with('/') || !path.chars().all(|c| c.is_ascii_graphic()) {
+            Some("it is not an absolute path".to_owned())
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            let found = quote(path);
+            let problem = Problem::BadValue { key: "path", place: PLACE, found, reason, expected };
+            reading.report(Some(*line), problem);
+        }
+    }
+    HealthPlan {
+        interval,
+        timeout: written.timeout.or(default.timeout.min(interval)),
+        unhealthy_after: written.unhealthy_after.or(default.unhealthy_after),
+        healthy_after: written.healthy_after.or(default.healthy_after),
+        path: written.path.value().cloned(),
+    }
+}
+
+fn resolve_breaker(written: &BreakerWritten, reading: &mut Reading) -> BreakerPlan {
+    let default = BreakerPlan::default();
+    let open_for = written.open_for.or(default.open_for);
+    if let Written::Given(max_open_for, line) = written.max_open_for
+        && max_open_for < open_for
+        && !written.open_for.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "max_open_for",
+            place: "in [model.breaker]",
+            found: quote(&format_duration(max_open_for)),
+            conflict: format!("below `open_for` ({})", format_duration(open_for)),
+            expected: "raise it, or lower `open_for`".into(),
+        };
+        reading.report(Some(line), problem);
+    }
+    BreakerPlan {
+        window: written.window.or(default.window),
+        minimum_volume: written.minimum_volume.or(default.minimum_volume),
+        failure_ratio: written.failure_ratio.or(default.failure_ratio),
+        consecutive_failures: written.consecutive_failures.or(default.consecutive_failures),
+        open_for,
+        max_open_for: written.max_open_for.or(default.max_open_for.max(open_for)),
+        half_open_probes: written.half_open_probes.or(default.half_open_probes),
+    }
+}
