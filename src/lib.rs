@@ -21,7 +21,9 @@
 
 pub mod call;
 pub mod config;
+pub mod engine;
 pub mod instance;
 pub mod lane;
+pub mod telemetry;
 pub mod tensor;
 pub mod wire;

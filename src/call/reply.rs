@@ -55,6 +55,11 @@ impl Reply {
         }
     }
 
+    /// Whether this is the reply to a part of a call.
+    pub fn is_part(&self) -> bool {
+        matches!(self.0, Some(State::Part { .. }))
+    }
+
     /// Whether nobody waits for the answer any more.
     pub fn is_abandoned(&self) -> bool {
         match &self.0 {

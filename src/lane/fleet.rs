@@ -221,9 +221,9 @@ impl Fleet {
         self.members
             .iter()
             .filter(|member| !member.drained && member.health != Health::Down)
-            .filter_map(|member| match member.breaker.admission(now) {
-                Admission::Nothing(until) => Some(until.max(member.paused_until)),
-                _ => Some(member.paused_until),
+            .map(|member| match member.breaker.admission(now) {
+                Admission::Nothing(until) => until.max(member.paused_until),
+                _ => member.paused_until,
             })
             .filter(|&at| at > now)
             .min()

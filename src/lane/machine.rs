@@ -148,6 +148,16 @@ impl<P: Payload> Lane<P> {
             && self.effects.is_empty()
     }
 
+    /// Calls that wait, by priority; index 0 is priority 1.
+    pub fn waiting_by_priority(&self) -> &[u32] {
+        &self.waiting.by_priority
+    }
+
+    /// Rows that wait.
+    pub fn waiting_rows(&self) -> u64 {
+        self.waiting.rows
+    }
+
     /// The lane at this moment.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         Snapshot {

@@ -6,6 +6,7 @@ use super::{Rope, Tensor};
 ///
 /// The calls must agree in everything but their rows: names and their order, datatypes, shapes
 /// after axis 0. Row-major data and length-prefixed elements both join by concatenation.
+#[expect(clippy::needless_pass_by_value, reason = "an iterator is passed by value")]
 pub fn join<'a>(calls: impl Iterator<Item = &'a [Tensor]> + Clone) -> Vec<Tensor> {
     let Some(first) = calls.clone().next() else { return Vec::new() };
     first

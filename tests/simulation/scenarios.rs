@@ -8,12 +8,7 @@ use crate::world::{Habits, Report, World};
 fn worlds(seeds: std::ops::Range<u64>, habits: impl Fn(u64) -> Habits) -> Vec<Report> {
     let only = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = only.map_or(seeds, |seed| seed..seed + 1);
-    seeds
-        .map(|seed| {
-            println!("seed {seed}");
-            World::run(habits(seed), seed)
-        })
-        .collect()
+    seeds.map(|seed| World::run(habits(seed), seed)).collect()
 }
 
 #[test]

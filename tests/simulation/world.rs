@@ -58,7 +58,7 @@ impl Default for Habits {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     Arrival,
     Cancel(usize),
@@ -241,7 +241,8 @@ impl World {
                     if reason == RefuseReason::Deadline {
                         assert!(member.ticket.deadline <= self.now);
                     }
-                    let name = format!("{reason:?}").split('(').next().unwrap().to_owned();
+                    let name =
+                        format!("{reason:?}").split('(').next().unwrap_or_default().to_owned();
                     *self.report.reasons.entry(name).or_default() += 1;
                     let call = member.payload.call;
                     let gone = self.ledger.borrow()[call].cancelled;

@@ -1,0 +1,23 @@
+//! The engine: one task per model that drives its lane, and the tasks that carry its batches.
+//!
+//! `run` is the only loop: it drains its inbox, feeds the lane and does what the lane wants. Each
+//! batch on its way is a task of its own (`slot`): it joins, sends, splits and replies. Each
+//! instance has a `watch` that probes it. Everything that runs is owned by the [`Models`], which
+//! waits for it or aborts it.
+
+mod clock;
+mod guard;
+mod model;
+mod registry;
+mod run;
+mod shape;
+mod slot;
+mod statistics;
+mod status;
+mod stream;
+mod watch;
+
+pub use model::{Model, WorkKind};
+pub use registry::{Drained, ModelSetup, Models};
+pub use statistics::{BatchStatistics, Counted, ModelStatistics};
+pub use status::{InstanceStatus, ModelStatus};

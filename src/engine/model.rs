@@ -1,0 +1,233 @@
+//! A model as the fronts see it: what it is, and a way to call it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_channel::Sender;
+use tokio::sync::oneshot;
+
+use super::clock::Clock;
+use super::guard::LeaveGuard;
+use super::run::{Message, with_statistics};
+use super::shape::{Outline, outline};
+use super::statistics::ModelStatistics;
+use super::watch::InstanceState;
+use crate::call::{Call, Fault, FaultKind, Reply, Served, Terms, Work};
+use crate::config::{ModelPlan, Protocol};
+use crate::instance::Description;
+use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Ticket};
+use crate::telemetry::{ModelMetrics, Via};
+
+/// Messages that may wait for the engine; it takes in hundreds at a time, so more means that it is
+/// far behind.
+const INBOX_BOUND: usize = 1 << 16;
+
+/// What kind of work a model does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkKind {
+    /// [`Work::Infer`].
+    Tensors,
+    /// [`Work::Items`] with KServe v1 `instances`.
+    Predict,
+    /// What OpenAI's routes ask for.
+    OpenAi {
+        /// [`Work::Items`] with embeddings `input`.
+        embeddings: bool,
+        /// [`Work::Relay`].
+        generation: bool,
+    },
+}
+
+/// A model: what it is, and a way to call it. Dropping it ends its engine.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) plan: ModelPlan,
+    pub(super) kind: WorkKind,
+    pub(super) inbox: Sender<Message>,
+    pub(super) clock: Clock,
+    pub(super) next_id: AtomicU64,
+    pub(super) metrics: Arc<ModelMetrics>,
+    pub(super) statistics: Arc<Mutex<ModelStatistics>>,
+    pub(super) description: Arc<ArcSwap<Description>>,
+    pub(super) instances: Vec<Arc<InstanceState>>,
+}
+
+impl Model {
+    /// The name that callers use.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// How it is configured.
+    pub fn plan(&self) -> &ModelPlan {
+        &self.plan
+    }
+
+    /// What kind of work it does.
+    pub fn kind(&self) -> WorkKind {
+        self.kind
+    }
+
+    /// What its instances say of it, as far as they have been asked.
+    pub fn description(&self) -> Arc<Description> {
+        self.description.load_full()
+    }
+
+    /// Whether an instance is up and in service.
+    pub fn is_ready(&self) -> bool {
+        self.instances.iter().any(|instance| instance.is_usable())
+    }
+
+    /// What it has done.
+    pub fn statistics(&self) -> ModelStatistics {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Answers a call. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn call(&self, work: Work, terms: Terms, via: Via) -> Result<Served, Fault> {
+        let accepted = tokio::time::Instant::now();
+        let mut account = Account {
+            model: self,
+            priority: terms.priority.unwrap_or(self.plan.default_priority),
+            via,
+            accepted,
+            settled: false,
+        };
+        let outcome = self.answer(work, terms, accepted, account.priority).await;
+        account.settle(&outcome);
+        outcome
+    }
+
+    async fn answer(
+        &self,
+        work: Work,
+        terms: Terms,
+        accepted: tokio::time::Instant,
+        priority: u8,
+    ) -> Result<Served, Fault> {
+        if priority == 0 || priority > self.plan.priority_levels {
+            return Err(Fault::invalid(
+                "priority",
+                format!(
+                    "priority {priority} is not among the levels of model '{}': 1 (the most \
+                     urgent) to {}, or 0 for the default",
+                    self.plan.name, self.plan.priority_levels
+                ),
+            ));
+        }
+        let latest = accepted + self.plan.timeout;
+        let deadline = terms.deadline.map_or(latest, |own| own.min(latest));
+        let Outline { track, key, rows, bytes } = outline(&work);
+        let ticket = Ticket {
+            id: CallId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            track,
+            key,
+            rows,
+            first_row: 0,
+            bytes,
+            priority,
+            arrived: self.clock.to_lane(accepted),
+            deadline: self.clock.to_lane(deadline),
+        };
+        let (reply, receiver) = Reply::new(rows);
+        let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.place());
+        let call = Call { work, terms: Arc::new(terms), reply, last_fault: None };
+        if self.inbox.len() >= INBOX_BOUND {
+            guard.disarm();
+            let message = format!("model '{}' has more calls than it can take in", self.plan.name);
+            return Err(
+                Fault::new(FaultKind::QueueFull, message).with_retry_after(Duration::from_secs(1))
+            );
+        }
+        if self.inbox.try_send(Message::Event(Event::Arrive(ticket, call))).is_err() {
+            guard.disarm();
+            return Err(Fault::new(FaultKind::Draining, "the server has shut down"));
+        }
+        match tokio::time::timeout_at(deadline, receiver).await {
+            Ok(answer) => {
+                guard.disarm();
+                answer.unwrap_or_else(|_| {
+                    Err(Fault::new(FaultKind::Internal, "the call was lost without an answer"))
+                })
+            }
+            // The guard tells the lane, which forgets the call or lets its batch-mates go on.
+            Err(_) => Err(Fault::deadline(accepted.elapsed())),
+        }
+    }
+
+    /// The lane at this moment; `None` once the engine has ended.
+    pub(super) async fn snapshot(&self) -> Option<Snapshot> {
+        let (reply, receiver) = oneshot::channel();
+        self.inbox.send(Message::Inspect(reply)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// Takes an instance out of service, or puts it back. `false` when there is no such instance.
+    pub async fn set_drained(&self, instance: &str, drained: bool) -> bool {
+        let Some(index) = self.plan.instances.iter().position(|known| known.name == instance)
+        else {
+            return false;
+        };
+        if let Some(state) = self.instances.get(index) {
+            state.set_drained(drained);
+        }
+        let id = InstanceId(u32::try_from(index).unwrap_or(u32::MAX));
+        let event = Event::Instance(id, InstanceChange::Drained(drained));
+        self.inbox.send(Message::Event(event)).await.is_ok()
+    }
+
+    pub(super) fn kind_of(plan: &ModelPlan) -> WorkKind {
+        use crate::config::EmbeddedKind;
+        match (plan.protocol, &plan.embedded) {
+            (Protocol::KserveGrpc | Protocol::KserveHttp, _) => WorkKind::Tensors,
+            (Protocol::KserveV1, _) => WorkKind::Predict,
+            (Protocol::OpenAi, _) => WorkKind::OpenAi { embeddings: true, generation: true },
+            (Protocol::Embedded, Some(EmbeddedKind::Embedding)) => {
+                WorkKind::OpenAi { embeddings: true, generation: false }
+            }
+            (Protocol::Embedded, Some(EmbeddedKind::Echo)) => {
+                WorkKind::OpenAi { embeddings: false, generation: true }
+            }
+            (Protocol::Embedded, _) => WorkKind::Tensors,
+        }
+    }
+}
+
+/// Counts a call once, whatever becomes of it: a caller that goes away drops it.
+struct Account<'a> {
+    model: &'a Model,
+    priority: u8,
+    via: Via,
+    accepted: tokio::time::Instant,
+    settled: bool,
+}
+
+impl Account<'_> {
+    fn settle(&mut self, outcome: &Result<Served, Fault>) {
+        self.settled = true;
+        let took = self.accepted.elapsed();
+        let (label, queue) = match outcome {
+            Ok(served) => ("ok", Some(served.timing.queue)),
+            Err(fault) => (crate::wire::status::of_kind(fault.kind).reason, None),
+        };
+        if let Some(queue) = queue {
+            self.model.metrics.queued(self.priority, queue);
+        }
+        self.model.metrics.answered(self.via, self.priority, label, took);
+        with_statistics(&self.model.statistics, |all| all.call(outcome.is_ok(), queue, took));
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            let took = self.accepted.elapsed();
+            self.model.metrics.answered(self.via, self.priority, "cancelled", took);
+        }
+    }
+}

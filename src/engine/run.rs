@@ -1,0 +1,291 @@
+//! The loop: drains the inbox, feeds the lane, does what it wants, sleeps until something is due.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_channel::Receiver;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+
+use super::clock::Clock;
+use super::guard::SlotGuard;
+use super::slot::{self, SlotContext};
+use super::statistics::ModelStatistics;
+use crate::call::{Call, Fault, FaultKind};
+use crate::instance::Instance;
+use crate::lane::{
+    Blame, BreakerState, Effect, Event, InstanceId, Lane, Member, Notice, Outcome, RefuseReason,
+    SlotId, Snapshot,
+};
+use crate::telemetry::ModelMetrics;
+
+/// Events taken in before effects are carried out again.
+const BULK: usize = 256;
+
+/// What reaches an engine.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events; a box each would cost more")]
+pub(super) enum Message {
+    Event(Event<Call>),
+    Inspect(oneshot::Sender<Snapshot>),
+    /// Answers once the lane is empty.
+    WhenIdle(oneshot::Sender<()>),
+}
+
+/// What the engine of one model works with.
+pub(super) struct Engine {
+    pub(super) model: Arc<str>,
+    pub(super) lane: Lane<Call>,
+    pub(super) inbox: Receiver<Message>,
+    pub(super) sender: async_channel::WeakSender<Message>,
+    pub(super) instances: Vec<(Arc<str>, Arc<dyn Instance>)>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<ModelMetrics>,
+    pub(super) statistics: Arc<Mutex<ModelStatistics>>,
+    pub(super) tasks: TaskTracker,
+    pub(super) flights: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
+    pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
+    /// How fast the queue drains, for `retry-after`.
+    pub(super) drain_rate: DrainRate,
+}
+
+impl Engine {
+    /// Runs until the inbox is closed and empty.
+    pub(super) async fn run(mut self) {
+        loop {
+            let message = match self.lane.wake_at() {
+                None => self.inbox.recv().await.map(Some),
+                Some(at) => {
+                    let due = tokio::time::sleep_until(self.clock.to_runtime(at));
+                    tokio::select! {
+                        biased;
+                        message = self.inbox.recv() => message.map(Some),
+                        () = due => Ok(None),
+                    }
+                }
+            };
+            let Ok(message) = message else { break };
+            let now = self.clock.now();
+            let mut taken = 0;
+            let mut next = message;
+            while let Some(message) = next {
+                self.take_in(now, message);
+                taken += 1;
+                next = if taken < BULK { self.inbox.try_recv().ok() } else { None };
+            }
+            self.obey();
+        }
+    }
+
+    fn take_in(&mut self, now: crate::lane::Instant, message: Message) {
+        match message {
+            Message::Event(event) => {
+                if let Event::Done(slot, outcome) = &event {
+                    self.landed(*slot, outcome);
+                }
+                self.lane.on(now, event);
+            }
+            Message::Inspect(reply) => drop(reply.send(self.lane.snapshot(now))),
+            Message::WhenIdle(reply) => self.idle_waiters.push(reply),
+        }
+    }
+
+    fn landed(&mut self, slot: SlotId, outcome: &Outcome<Call>) {
+        if let Some((instance, _)) = self.flights.remove(&slot) {
+            let index = instance.0 as usize;
+            if let Some(instance) = self.metrics.instances.get(index) {
+                instance.inflight.decrement(1.0);
+            }
+            if let Outcome::Failed(_, blame) = outcome {
+                self.metrics.batch_failed(index, blame_label(*blame));
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        let now = self.clock.now();
+        while let Some(effect) = self.lane.next(now) {
+            match effect {
+                Effect::Dispatch(slot, instance, batch) => {
+                    self.drain_rate.cut(now, batch.rows);
+                    self.dispatch(slot, instance, batch);
+                }
+                Effect::Refuse(member, reason) => self.refuse(member, reason),
+                Effect::Abort(slot) => {
+                    if let Some((_, task)) = self.flights.get(&slot) {
+                        task.abort();
+                    }
+                }
+                Effect::Notice(notice) => self.note(notice),
+            }
+        }
+        self.metrics.set_queue_depth(self.lane.waiting_by_priority());
+        if !self.idle_waiters.is_empty() && self.lane.is_idle() {
+            // Who waits no longer need not hear of it.
+            self.idle_waiters.drain(..).for_each(|waiter| {
+                let _ = waiter.send(());
+            });
+        }
+    }
+
+    fn dispatch(&mut self, slot: SlotId, id: InstanceId, batch: crate::lane::Batch<Call>) {
+        // The model is gone, and with it whoever could wait for the answer.
+        let Some(sender) = self.sender.upgrade() else { return };
+        let Some((name, instance)) = self.instances.get(id.0 as usize) else { return };
+        if let Some(metrics) = self.metrics.instances.get(id.0 as usize) {
+            metrics.inflight.increment(1.0);
+        }
+        self.metrics.batch_size.record(f64::from(batch.rows));
+        let context = SlotContext {
+            guard: SlotGuard::new(sender, slot),
+            instance: Arc::clone(instance),
+            instance_name: Arc::clone(name),
+            instance_index: id.0 as usize,
+            clock: self.clock,
+            metrics: Arc::clone(&self.metrics),
+            statistics: Arc::clone(&self.statistics),
+        };
+        let task = self.tasks.spawn(slot::carry(context, batch));
+        self.flights.insert(slot, (id, task.abort_handle()));
+    }
+
+    fn refuse(&mut self, member: Member<Call>, reason: RefuseReason) {
+        let Member { ticket, payload: call, .. } = member;
+        let advice = || self.drain_rate.advice(self.lane.waiting_rows());
+        let fault = match reason {
+            RefuseReason::QueueFull => {
+                self.metrics.shed(ticket.priority, "queue_full");
+                let message = format!("the queue of model '{}' is full", self.model);
+                Fault::new(FaultKind::QueueFull, message).with_retry_after(advice())
+            }
+            RefuseReason::Shed => {
+                self.metrics.shed(ticket.priority, "shed");
+                let message = format!(
+                    "the queue of model '{}' is full and more urgent calls needed the room",
+                    self.model
+                );
+                Fault::new(FaultKind::Shed, message).with_retry_after(advice())
+            }
+            RefuseReason::Deadline => {
+                Fault::deadline(Duration::from(self.clock.now().since(ticket.arrived)))
+            }
+            RefuseReason::Draining => {
+                Fault::new(FaultKind::Draining, "the server is shutting down")
+                    .with_retry_after(Duration::from_secs(1))
+            }
+            RefuseReason::NoInstance(after) => {
+                let message = format!("no instance of model '{}' is usable", self.model);
+                Fault::new(FaultKind::NoInstance, message).with_retry_after(after.into())
+            }
+            RefuseReason::Spent => call.last_fault.clone().unwrap_or_else(|| {
+                Fault::new(FaultKind::Upstream, "the instances failed, and the retries are spent")
+            }),
+        };
+        call.reply.send(Err(fault));
+    }
+
+    fn note(&self, notice: Notice) {
+        let model = &*self.model;
+        let name =
+            |id: InstanceId| self.instances.get(id.0 as usize).map_or("", |(name, _)| &**name);
+        match notice {
+            Notice::Breaker(id, state) => {
+                if let Some(metrics) = self.metrics.instances.get(id.0 as usize) {
+                    metrics.breaker_state.set(breaker_number(state));
+                }
+                match state {
+                    BreakerState::Open => {
+                        tracing::warn!(model, instance = name(id), "circuit breaker opened");
+                    }
+                    _ => {
+                        tracing::info!(model, instance = name(id), ?state, "circuit breaker moved");
+                    }
+                }
+            }
+            Notice::Retried(blame) => self.metrics.retried(blame_label(blame)),
+            Notice::Bisected(rows) => {
+                self.metrics.retried("bisect");
+                tracing::debug!(model, rows, "a batch failed and is tried in parts");
+            }
+            Notice::LimitLearned(rows) => tracing::warn!(
+                model,
+                rows,
+                "the instance refuses batches of so many rows though it serves their parts; \
+                 batches will be smaller"
+            ),
+            Notice::NotBatchable => tracing::warn!(
+                model,
+                "the model's outputs do not have the rows of its inputs; \
+                 its calls are served one at a time from now on"
+            ),
+        }
+    }
+}
+
+/// How many rows a second leave the queue, smoothed over about a second.
+#[derive(Debug, Default)]
+pub(super) struct DrainRate {
+    rows_per_second: f64,
+    last: Option<crate::lane::Instant>,
+}
+
+impl DrainRate {
+    fn cut(&mut self, now: crate::lane::Instant, rows: u32) {
+        let Some(last) = self.last.replace(now) else { return };
+        let seconds = Duration::from(now.since(last)).as_secs_f64().max(1e-6);
+        let weight = 1.0 - (-seconds).exp();
+        self.rows_per_second += weight * (f64::from(rows) / seconds - self.rows_per_second);
+    }
+
+    /// When the rows that wait now will have left.
+    fn advice(&self, waiting_rows: u64) -> Duration {
+        let seconds = waiting_rows as f64 / self.rows_per_second.max(1e-3);
+        Duration::from_secs_f64(seconds.clamp(0.05, 60.0))
+    }
+}
+
+pub(super) fn blame_label(blame: Blame) -> &'static str {
+    match blame {
+        Blame::Connection => "connection",
+        Blame::Overload { .. } => "overload",
+        Blame::Refused => "refused",
+        Blame::Broken => "broken",
+        Blame::TooSlow => "too_slow",
+        Blame::NotBatched => "not_batched",
+    }
+}
+
+fn breaker_number(state: BreakerState) -> f64 {
+    match state {
+        BreakerState::Closed => 0.0,
+        BreakerState::HalfOpen => 1.0,
+        BreakerState::Open => 2.0,
+    }
+}
+
+/// Adds a batch to what the model has done.
+pub(super) fn with_statistics(
+    statistics: &Mutex<ModelStatistics>,
+    change: impl FnOnce(&mut ModelStatistics),
+) {
+    change(&mut statistics.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::Instant;
+
+    #[test]
+    fn advice_is_the_time_that_the_queue_needs() {
+        let mut rate = DrainRate::default();
+        for batch in 0..200 {
+            rate.cut(Instant::from_nanos(batch * 50_000_000), 10);
+        }
+        let advice = rate.advice(400).as_secs_f64();
+        assert!((advice - 2.0).abs() < 0.1, "200 rows a second, 400 wait: {advice}");
+        assert_eq!(DrainRate::default().advice(10), Duration::from_secs(60));
+    }
+}

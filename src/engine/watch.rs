@@ -1,0 +1,235 @@
+//! Watching one instance: is it up, and what does it say of the model?
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_channel::WeakSender;
+
+use super::run::Message;
+use crate::config::HealthPlan;
+use crate::instance::{BatchLimit, Description, Instance};
+use crate::lane::{Event, Health, InstanceChange, InstanceId};
+use crate::telemetry::ModelMetrics;
+
+/// What is known of an instance outside the lane.
+#[derive(Debug)]
+pub(super) struct InstanceState {
+    pub(super) name: Arc<str>,
+    healthy: AtomicBool,
+    drained: AtomicBool,
+    /// Why the last probe failed.
+    trouble: Mutex<Option<String>>,
+}
+
+impl InstanceState {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            healthy: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed) && !self.drained.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// What the instances of a model say of it, and what follows from all they say.
+#[derive(Debug)]
+pub(super) struct Descriptions {
+    said: Mutex<Vec<Option<Description>>>,
+    merged: Arc<ArcSwap<Description>>,
+}
+
+impl Descriptions {
+    pub(super) fn new(instances: usize, merged: Arc<ArcSwap<Description>>) -> Self {
+        Self { said: Mutex::new(vec![None; instances]), merged }
+    }
+
+    /// Takes in what one instance says; returns what all of them say together: the first one's
+    /// tensors, and the least of their limits.
+    fn learn(&self, index: usize, description: Description) -> Arc<Description> {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = said.get_mut(index) {
+            *slot = Some(description);
+        }
+        let mut all = said.iter().flatten();
+        let mut merged = all.next().cloned().unwrap_or_default();
+        for other in all {
+            merged.batch_limit = match (merged.batch_limit, other.batch_limit) {
+                (BatchLimit::NotBatchable, _) | (_, BatchLimit::NotBatchable) => {
+                    BatchLimit::NotBatchable
+                }
+                (BatchLimit::Unknown, limit) | (limit, BatchLimit::Unknown) => limit,
+                (BatchLimit::Rows(one), BatchLimit::Rows(two)) => BatchLimit::Rows(one.min(two)),
+            };
+        }
+        let merged = Arc::new(merged);
+        self.merged.store(Arc::clone(&merged));
+        merged
+    }
+}
+
+/// Watches one instance until its model is gone.
+pub(super) struct Watch {
+    pub(super) model: Arc<str>,
+    pub(super) index: usize,
+    pub(super) plan: HealthPlan,
+    /// Whether the user left the number of batches in flight to us.
+    pub(super) auto_slots: bool,
+    pub(super) instance: Arc<dyn Instance>,
+    pub(super) state: Arc<InstanceState>,
+    pub(super) descriptions: Arc<Descriptions>,
+    pub(super) metrics: Arc<ModelMetrics>,
+    pub(super) inbox: WeakSender<Message>,
+}
+
+impl Watch {
+    pub(super) async fn run(self) {
+        let mut run = Run::default();
+        let mut described = false;
+        while self.inbox.upgrade().is_some() {
+            let probe = tokio::time::timeout(self.plan.timeout, self.instance.probe()).await;
+            let outcome = probe.unwrap_or_else(|_| Err("no reply within the time-out".to_owned()));
+            let verdict = run.note(&self.plan, outcome.is_ok());
+            self.state.set_trouble(outcome.err());
+            if let Some(up) = verdict {
+                // What an instance says is asked again whenever it comes back: it may be another.
+                described &= !up;
+                if up {
+                    described = self.describe().await;
+                }
+                self.tell_health(up).await;
+            } else if run.up && !described {
+                described = self.describe().await;
+            }
+            let pause = if run.up { self.plan.interval } else { self.retry_pause() };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// An instance that is not up yet is looked at more often: it is about to matter.
+    fn retry_pause(&self) -> Duration {
+        (self.plan.interval / 4).max(Duration::from_millis(50)).min(self.plan.interval)
+    }
+
+    async fn tell_health(&self, up: bool) {
+        self.state.healthy.store(up, Ordering::Relaxed);
+        if let Some(metrics) = self.metrics.instances.get(self.index) {
+            metrics.healthy.set(f64::from(u8::from(up)));
+        }
+        let (model, instance) = (&*self.model, &*self.state.name);
+        if up {
+            tracing::info!(model, instance, "instance is up");
+        } else {
+            let trouble = self.state.trouble().unwrap_or_default();
+            tracing::warn!(model, instance, trouble, "instance is down");
+        }
+        let health = if up { Health::Up } else { Health::Down };
+        self.tell(Event::Instance(self.id(), InstanceChange::Health(health))).await;
+    }
+
+    async fn describe(&self) -> bool {
+        let asked = tokio::time::timeout(self.plan.timeout, self.instance.describe()).await;
+        let description = match asked {
+            Ok(Ok(description)) => description,
+            Ok(Err(trouble)) => {
+                let (model, instance) = (&*self.model, &*self.state.name);
+                tracing::debug!(
+                    model,
+                    instance,
+                    trouble,
+                    "the instance did not describe the model"
+                );
+                return false;
+            }
+            Err(_) => return false,
+        };
+        if let (true, Some(slots)) = (self.auto_slots, description.parallel_batches) {
+            self.tell(Event::Instance(self.id(), InstanceChange::BatchSlots(slots))).await;
+        }
+        match self.descriptions.learn(self.index, description).batch_limit {
+            BatchLimit::Unknown => self.tell(Event::LimitTold(None)).await,
+            BatchLimit::Rows(rows) => self.tell(Event::LimitTold(Some(rows))).await,
+            BatchLimit::NotBatchable => self.tell(Event::NotBatchable).await,
+        }
+        true
+    }
+
+    async fn tell(&self, event: Event<crate::call::Call>) {
+        if let Some(inbox) = self.inbox.upgrade() {
+            drop(inbox.send(Message::Event(event)).await);
+        }
+    }
+
+    fn id(&self) -> InstanceId {
+        InstanceId(u32::try_from(self.index).unwrap_or(u32::MAX))
+    }
+}
+
+/// Probes in a row.
+#[derive(Debug, Default)]
+struct Run {
+    up: bool,
+    known: bool,
+    good: u32,
+    bad: u32,
+}
+
+impl Run {
+    /// Returns whether the instance is up, when that is news. The very first failure counts at
+    /// once: nobody has relied on the instance yet.
+    fn note(&mut self, plan: &HealthPlan, good: bool) -> Option<bool> {
+        if good {
+            (self.good, self.bad) = (self.good.saturating_add(1), 0);
+        } else {
+            (self.good, self.bad) = (0, self.bad.saturating_add(1));
+        }
+        let up = match (self.known, good) {
+            (false, _) => good,
+            (true, true) => self.up || self.good >= plan.healthy_after,
+            (true, false) => self.up && self.bad < plan.unhealthy_after,
+        };
+        let news = !self.known || up != self.up;
+        (self.known, self.up) = (true, up);
+        news.then_some(up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_takes_runs_of_probes() {
+        let plan = HealthPlan { unhealthy_after: 2, healthy_after: 2, ..HealthPlan::default() };
+        let mut run = Run::default();
+        let verdicts: Vec<_> = [true, false, true, false, false, true, false, true, true]
+            .map(|good| run.note(&plan, good))
+            .into();
+        let expected = [Some(true), None, None, None, Some(false), None, None, None, Some(true)];
+        assert_eq!(verdicts, expected);
+    }
+
+    #[test]
+    fn the_first_probe_counts_at_once() {
+        let plan = HealthPlan::default();
+        assert_eq!(Run::default().note(&plan, false), Some(false));
+    }
+}

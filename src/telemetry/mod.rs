@@ -1,0 +1,12 @@
+//! What is measured: metric names, handles that are registered once per model, and the log.
+//!
+//! The hot path touches handles only; names and labels are put together when a model is set up.
+//! Labels never carry what a caller chose freely.
+
+mod log;
+mod metric;
+mod model;
+
+pub use log::{LogFormat, init as init_log};
+pub use metric::{Metric, Telemetry};
+pub use model::{InstanceMetrics, ModelMetrics, OUTCOMES, Via};
