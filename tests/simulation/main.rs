@@ -3,8 +3,6 @@
 //!
 //! `SEED=7 cargo test --test simulation` replays one world.
 
-#![expect(clippy::print_stdout, reason = "a failing test shows the seed of its world")]
-
 mod oracle;
 mod random;
 mod scenarios;
