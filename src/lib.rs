@@ -19,6 +19,7 @@
 //! - [`front`]: listeners, gRPC and HTTP services, admin pages.
 //! - [`app`]: start, drain, command line.
 
+pub mod app;
 pub mod call;
 pub mod config;
 pub mod engine;

@@ -44,6 +44,7 @@ impl InstanceUrl {
     /// # Errors
     /// [`AddressError`] says which part of the URL is not usable.
     pub fn parse(text: &str, protocol: Protocol) -> Result<Self, AddressError> {
+        refuse_secrets(text)?;
         let (scheme, rest) = text.split_once("://").ok_or(AddressError::NoScheme)?;
         let default_port = match scheme {
             "http" => HTTP_PORT,
@@ -52,13 +53,7 @@ impl InstanceUrl {
             "https" | "grpcs" => return Err(AddressError::Tls),
             _ => return Err(AddressError::UnknownScheme(scheme.to_owned())),
         };
-        if rest.contains(['?', '#']) {
-            return Err(AddressError::QueryOrFragment);
-        }
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        if authority.contains('@') {
-            return Err(AddressError::Credentials);
-        }
+        let (authority, path) = split_path(rest);
         let (host, port) = split_authority(authority)?;
         let port = port.map_or(Ok(default_port), read_port)?;
         Ok(Self { host: host.to_owned(), port, path_prefix: read_prefix(path, protocol)? })
@@ -99,10 +94,10 @@ pub enum AddressError {
     #[error("`grpc://` does not fit protocol `{0}`, which is spoken over HTTP")]
     GrpcScheme(Protocol),
     /// `user:password@`; it would show in metrics and logs.
-    #[error("it carries credentials, which would show in metrics and logs")]
+    #[error("they would show in metrics and logs")]
     Credentials,
     /// `?query` or `#fragment`.
-    #[error("a query or fragment has no meaning here")]
+    #[error("calls have their own")]
     QueryOrFragment,
     /// Nothing where the host should be.
     #[error("it names no host")]
@@ -150,6 +145,24 @@ pub(super) fn parse_embedded(
             None => Err(AddressError::UnknownModel),
         },
     }
+}
+
+/// Looks for what may be secret before anything else does: no other error may repeat it.
+fn refuse_secrets(text: &str) -> Result<(), AddressError> {
+    let authority_start = text.find("://").map_or(0, |at| at + 3);
+    let (_, rest) = text.split_at(authority_start);
+    let (authority, _) = split_path(rest);
+    if text.contains(['?', '#']) {
+        Err(AddressError::QueryOrFragment)
+    } else if authority.contains('@') {
+        Err(AddressError::Credentials)
+    } else {
+        Ok(())
+    }
+}
+
+fn split_path(rest: &str) -> (&str, &str) {
+    rest.find('/').map_or((rest, ""), |at| rest.split_at(at))
 }
 
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), AddressError> {

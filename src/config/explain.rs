@@ -177,7 +177,9 @@ impl Problem {
     #[must_use]
     pub fn mend(&self) -> String {
         match self {
-            Self::Unreadable { .. } => "check the path and the permissions".into(),
+            Self::Unreadable { .. } => {
+                "check the path, the permissions, and that it is UTF-8 text".into()
+            }
             Self::Syntax { .. } => "see https://toml.io for the syntax".into(),
             Self::UnknownKey { known, meant, .. } => match meant {
                 Meant::Key(name) => format!("did you mean `{name}`?"),

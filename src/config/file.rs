@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::ModelLines;
 use super::keys;
-use super::read::{AutoOr, Reading, TableReader, Written, parse_toml};
+use super::read::TableReader;
+use super::written::{AutoOr, Reading, Written, parse_toml};
 
 /// The whole file.
 #[derive(Debug, Default)]
@@ -46,6 +48,15 @@ pub(super) struct ModelWritten {
     pub(super) health: HealthWritten,
     pub(super) breaker: BreakerWritten,
     pub(super) retry: RetryWritten,
+}
+
+impl ModelWritten {
+    /// Where it and its instances stand.
+    pub(super) fn lines(&self) -> ModelLines {
+        let instances = self.instances.value().map(Vec::as_slice).unwrap_or_default();
+        let instances = instances.iter().map(|(_, line)| *line).collect();
+        ModelLines { model: self.line, instances }
+    }
 }
 
 /// `[model.health]`

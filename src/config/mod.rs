@@ -12,11 +12,14 @@ mod address;
 mod audit;
 mod explain;
 mod file;
+mod instances;
 pub mod keys;
 mod plan;
 mod read;
 mod resolve;
 pub mod units;
+mod value;
+mod written;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -52,6 +55,15 @@ pub struct Overrides {
     pub admin: Option<SocketAddr>,
 }
 
+/// Where a model stands in its file; lines count from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelLines {
+    /// Line of its `[[model]]`.
+    pub model: usize,
+    /// Line of each of its instances, in the order of [`ModelPlan::instances`].
+    pub instances: Vec<usize>,
+}
+
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
@@ -59,6 +71,10 @@ pub struct Loaded {
     pub plan: Plan,
     /// The file that it came from; `None`: the default that is compiled in.
     pub path: Option<PathBuf>,
+    /// How messages call the file.
+    pub name: String,
+    /// Where the models of the plan stand in the file.
+    pub lines: Vec<ModelLines>,
     /// What is unsafe or missing for production, in the order of the file.
     pub warnings: Vec<Finding>,
 }
@@ -69,8 +85,8 @@ impl Plan {
     /// # Errors
     /// [`ConfigError`] with every problem of the text.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        parse(text, &file.display().to_string(), file.parent(), &Overrides::default())
-            .map(|(plan, _)| plan)
+        let name = file.display().to_string();
+        parse(text, &name, Some(file), &Overrides::default()).map(|loaded| loaded.plan)
     }
 
     /// The plan of the default configuration that is compiled in.
@@ -78,7 +94,7 @@ impl Plan {
     /// # Errors
     /// None in a build whose tests pass; the type spares callers an assertion.
     pub fn builtin() -> Result<Self, ConfigError> {
-        parse(DEFAULT_TEXT, BUILTIN_NAME, None, &Overrides::default()).map(|(plan, _)| plan)
+        parse(DEFAULT_TEXT, BUILTIN_NAME, None, &Overrides::default()).map(|loaded| loaded.plan)
     }
 }
 
@@ -88,20 +104,17 @@ impl Plan {
 /// [`ConfigError`] when the named file cannot be read, or with every problem that its text has.
 pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
     let file = path.unwrap_or_else(|| Path::new(DEFAULT_FILE));
-    let name = file.display().to_string();
-    let text = match read_text(file) {
-        Ok(text) => text,
+    match read_text(file) {
+        Ok(text) => parse(&text, &file.display().to_string(), Some(file), overrides),
         Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            let (plan, warnings) = parse(DEFAULT_TEXT, BUILTIN_NAME, None, overrides)?;
-            return Ok(Loaded { plan, path: None, warnings });
+            parse(DEFAULT_TEXT, BUILTIN_NAME, None, overrides)
         }
         Err(error) => {
             let problem = Problem::Unreadable { reason: error.to_string() };
-            return Err(ConfigError { file: name, problems: vec![(None, problem)] });
+            let file = file.display().to_string();
+            Err(ConfigError { file, problems: vec![(None, problem)] })
         }
-    };
-    let (plan, warnings) = parse(&text, &name, file.parent(), overrides)?;
-    Ok(Loaded { plan, path: Some(file.to_owned()), warnings })
+    }
 }
 
 fn read_text(file: &Path) -> std::io::Result<String> {
@@ -117,11 +130,12 @@ fn read_text(file: &Path) -> std::io::Result<String> {
 fn parse(
     text: &str,
     name: &str,
-    base: Option<&Path>,
+    path: Option<&Path>,
     overrides: &Overrides,
-) -> Result<(Plan, Vec<Finding>), ConfigError> {
-    let mut reading = read::Reading::new(text);
+) -> Result<Loaded, ConfigError> {
+    let mut reading = written::Reading::new(text);
     let file = file::read_file(text, &mut reading);
+    let base = path.and_then(Path::parent);
     let plan = file.as_ref().map(|file| resolve::resolve(file, base, &mut reading));
     let problems = reading.into_problems();
     let (Some(file), Some(mut plan), true) = (file, plan, problems.is_empty()) else {
@@ -129,7 +143,8 @@ fn parse(
     };
     override_listeners(&mut plan.server, overrides)?;
     let warnings = audit::audit(&file, &plan, overrides, name);
-    Ok((plan, warnings))
+    let lines = file.models.iter().flatten().map(file::ModelWritten::lines).collect();
+    Ok(Loaded { plan, path: path.map(Path::to_owned), name: name.to_owned(), lines, warnings })
 }
 
 /// Puts the addresses of the command line into the plan and looks again whether they get along.

@@ -3,91 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::explain::{Problem, clip, quote};
 use super::keys::{Key, Kind, Table};
 use super::units;
-
-/// What the file says about a key.
-///
-/// `Malformed` was reported already; rules between keys leave it out, so that one slip is told once.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Written<T> {
-    #[default]
-    Absent,
-    Malformed,
-    Given(T, usize),
-}
-
-impl<T> Written<T> {
-    /// The value, if the file has a good one.
-    pub(super) fn value(&self) -> Option<&T> {
-        match self {
-            Self::Given(value, _) => Some(value),
-            _ => None,
-        }
-    }
-
-    /// The line of the key, if the file has a good value.
-    pub(super) fn line(&self) -> Option<usize> {
-        match self {
-            Self::Given(_, line) => Some(*line),
-            _ => None,
-        }
-    }
-
-    pub(super) fn or(&self, default: T) -> T
-    where
-        T: Clone,
-    {
-        self.value().cloned().unwrap_or(default)
-    }
-
-    pub(super) fn is_malformed(&self) -> bool {
-        matches!(self, Self::Malformed)
-    }
-}
-
-/// A number or duration, or `"auto"`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum AutoOr<T> {
-    Auto,
-    Value(T),
-}
-
-/// What goes along with reading: where lines begin, and the problems so far.
-#[derive(Debug)]
-pub(super) struct Reading {
-    line_starts: Vec<usize>,
-    problems: Vec<(Option<usize>, Problem)>,
-}
-
-impl Reading {
-    pub(super) fn new(text: &str) -> Self {
-        let after_newlines = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self {
-            line_starts: std::iter::once(0).chain(after_newlines).collect(),
-            problems: Vec::new(),
-        }
-    }
-
-    /// The line, from 1, of a byte offset.
-    pub(super) fn line_at(&self, offset: usize) -> usize {
-        self.line_starts.partition_point(|start| *start <= offset)
-    }
-
-    pub(super) fn report(&mut self, line: Option<usize>, problem: Problem) {
-        self.problems.push((line, problem));
-    }
-
-    /// The problems in the order of the file; those of no line come first.
-    pub(super) fn into_problems(mut self) -> Vec<(Option<usize>, Problem)> {
-        self.problems.sort_by_key(|(line, _)| *line);
-        self.problems
-    }
-}
+use super::value::{Fault, read_duration, read_integer, type_of, within};
+use super::written::{AutoOr, Reading, Written};
 
 /// Reads the keys of one table of the file.
 #[derive(Debug)]
@@ -351,72 +273,6 @@ impl<'t, 'r> TableReader<'t, 'r> {
     }
 }
 
-/// Why a value was not taken, before its place is known.
-enum Fault {
-    Type,
-    Bad { found: String, reason: String, expected: String },
-    Range { found: String, minimum: String, maximum: String },
-}
-
-impl Fault {
-    fn bad(key: &Key, text: &str, reason: &str) -> Self {
-        Self::Bad { found: quote(text), reason: reason.into(), expected: key.kind.expected() }
-    }
-}
-
-fn read_duration(key: &Key, value: &DeValue<'_>) -> Result<Duration, Fault> {
-    let (Kind::Duration(minimum, maximum) | Kind::DurationOrAuto(minimum, maximum), Some(text)) =
-        (key.kind, value.as_str())
-    else {
-        return Err(Fault::Type);
-    };
-    let duration =
-        units::parse_duration(text).map_err(|error| Fault::bad(key, text, &error.to_string()))?;
-    within(duration, minimum, maximum, || quote(text), units::format_duration)
-}
-
-fn read_integer<T: TryFrom<u64>>(
-    value: &DeValue<'_>,
-    minimum: u64,
-    maximum: u64,
-) -> Result<T, Fault> {
-    let DeValue::Integer(integer) = value else { return Err(Fault::Type) };
-    let range = || Fault::Range {
-        found: clip(&integer.to_string()),
-        minimum: minimum.to_string(),
-        maximum: maximum.to_string(),
-    };
-    let number = u64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| range())?;
-    let number = if (minimum..=maximum).contains(&number) { number } else { return Err(range()) };
-    T::try_from(number).map_err(|_| range())
-}
-
-fn within<T: PartialOrd>(
-    value: T,
-    minimum: T,
-    maximum: T,
-    found: impl FnOnce() -> String,
-    format: impl Fn(T) -> String,
-) -> Result<T, Fault> {
-    if (&minimum..=&maximum).contains(&&value) {
-        Ok(value)
-    } else {
-        Err(Fault::Range { found: found(), minimum: format(minimum), maximum: format(maximum) })
-    }
-}
-
-fn type_of(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
 /// How the unsupported table `name` inside `table` is written in the file.
 fn header(table: &Table, name: &str) -> String {
     match (table.path, name) {
@@ -424,17 +280,4 @@ fn header(table: &Table, name: &str) -> String {
         ("", _) => format!("[{name}]"),
         (path, _) => format!("[{path}.{name}]"),
     }
-}
-
-/// Parses the text as TOML; every syntax error is reported.
-pub(super) fn parse_toml<'t>(text: &'t str, reading: &mut Reading) -> Option<Spanned<DeTable<'t>>> {
-    let (tree, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        return Some(tree);
-    }
-    for error in errors {
-        let line = error.span().map(|span| reading.line_at(span.start));
-        reading.report(line, Problem::Syntax { reason: clip(error.message()) });
-    }
-    None
 }
