@@ -1,0 +1,6 @@
+//! The model server keeps what it promises to the tests that rely on it.
+
+#[path = "model_server/grpc.rs"]
+mod grpc;
+#[path = "support/model_server/mod.rs"]
+pub mod model_server;

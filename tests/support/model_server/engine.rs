@@ -1,0 +1,122 @@
+//! The pretended accelerator: batches take turns at its slots and hold one for their service time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use super::Options;
+use super::settings::{FaultStatus, Switches};
+use super::statistics::{Counters, Seen};
+use super::timer::Timer;
+
+/// What all protocols share.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) models: Vec<String>,
+    pub(super) embedding_dimensions: usize,
+    pub(super) switches: Arc<Switches>,
+    pub(super) counters: Arc<Counters>,
+    /// Fair: batches execute in the order of their arrival.
+    slots: Semaphore,
+    timer: Timer,
+}
+
+/// How an execution has to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Executed {
+    /// Leave the last row out of every output.
+    pub(super) wrong_rows: bool,
+}
+
+impl Engine {
+    pub(super) fn new(options: &Options) -> std::io::Result<Self> {
+        Ok(Self {
+            models: options.models.clone(),
+            embedding_dimensions: options.embedding_dimensions,
+            switches: Arc::new(Switches::new(options.settings.clone())),
+            counters: Arc::default(),
+            slots: Semaphore::new(options.parallelism.max(1)),
+            timer: Timer::start()?,
+        })
+    }
+
+    /// Refuses a model that is not served here. An empty version and `1` are the same.
+    pub(super) fn find(&self, model: &str, version: &str) -> Result<(), FaultStatus> {
+        if !self.models.iter().any(|known| known == model) {
+            return Err(FaultStatus::not_found(format!("unknown model '{model}'")));
+        }
+        if !matches!(version, "" | "1") {
+            let message = format!("unknown version '{version}' of model '{model}'");
+            return Err(FaultStatus::not_found(message));
+        }
+        Ok(())
+    }
+
+    /// Whether executions are to be described for [`Statistics::seen`](super::Statistics::seen).
+    pub(super) fn records(&self) -> bool {
+        self.switches.read(|settings| settings.record > 0)
+    }
+
+    /// Takes a turn at a slot and holds it for the service time of `rows`.
+    ///
+    /// Dropping the future gives the turn or the slot back at once.
+    ///
+    /// # Errors
+    /// More rows than the largest batch allowed (before the turn); `poisoned` while poison is on
+    /// (after the service time).
+    pub(super) async fn execute(
+        &self,
+        rows: usize,
+        poisoned: bool,
+        seen: Option<Seen>,
+    ) -> Result<Executed, FaultStatus> {
+        let limit = self.switches.read(|settings| settings.max_batch_size);
+        if limit > 0 && rows as u64 > u64::from(limit) {
+            let message = format!("batch size {rows} is larger than max_batch_size {limit}");
+            return Err(FaultStatus::invalid(message));
+        }
+        let Ok(_slot) = self.slots.acquire().await else {
+            return Err(FaultStatus::unavailable("the server is shutting down"));
+        };
+        let keep = self.switches.read(|settings| settings.record);
+        let seen = seen.filter(|_| keep > 0).map(|seen| (seen, keep));
+        self.counters.execution_began(rows, seen);
+        let time = self.switches.service_time(rows);
+        if !time.is_zero() {
+            let began = Instant::now();
+            self.timer.until(began + time).await;
+            self.counters.execution_ended(rows, began.elapsed());
+        }
+        let wrong_rows = self.switches.draw_wrong_rows();
+        if poisoned {
+            return Err(self.switches.read(|settings| settings.poison_with.clone()));
+        }
+        Ok(Executed { wrong_rows })
+    }
+
+    /// What makes an element poisonous now; `None` while poison is off.
+    pub(super) fn poison(&self) -> Option<Poison> {
+        self.switches.read(|settings| {
+            settings.poison.then(|| Poison {
+                number: settings.poison_number,
+                text: settings.poison_text.clone(),
+            })
+        })
+    }
+
+    /// Returns after the time between two pieces of a stream; at once when that is zero.
+    pub(super) async fn token_interval(&self) {
+        let interval = self.switches.read(|settings| settings.token_interval);
+        if !interval.is_zero() {
+            self.timer.until(Instant::now() + interval).await;
+        }
+    }
+}
+
+/// What makes an element poisonous.
+#[derive(Clone, Debug)]
+pub(super) struct Poison {
+    pub(super) number: f64,
+    pub(super) text: String,
+}

@@ -1,0 +1,121 @@
+//! Waiting to a tenth of a millisecond, which tokio's timer wheel (1 ms) cannot.
+//!
+//! One thread sleeps in the kernel until shortly before the next due time and yields away the
+//! rest, so that the cost is bounded by `APPROACH` a wait and nothing when idle.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+/// How long before a due time the thread stops sleeping: a little more than the kernel's usual
+/// lateness (timer slack of 50 us and a wake-up).
+const APPROACH: Duration = Duration::from_micros(80);
+
+/// A thread that wakes futures at precise times. Dropping it ends the thread.
+#[derive(Debug)]
+pub(super) struct Timer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waits: BinaryHeap<Wait>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Wait {
+    due: Instant,
+    done: oneshot::Sender<()>,
+}
+
+impl Timer {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let thread = thread::Builder::new().name("model-timer".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run()
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Returns at `due`, at once when it has passed.
+    pub(super) async fn until(&self, due: Instant) {
+        let (done, fired) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.waits.push(Wait { due, done });
+        }
+        self.shared.changed.notify_one();
+        // An error means that the timer was dropped: the server is going away with its calls.
+        let _ = fired.await;
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while !queue.closed {
+            let now = Instant::now();
+            while queue.waits.peek().is_some_and(|wait| wait.due <= now) {
+                if let Some(wait) = queue.waits.pop() {
+                    let _ = wait.done.send(());
+                }
+            }
+            queue = match queue.waits.peek().map(|wait| wait.due.saturating_duration_since(now)) {
+                None => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left > APPROACH => {
+                    let waited = self.changed.wait_timeout(queue, left - APPROACH);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                Some(_) => {
+                    drop(queue);
+                    thread::yield_now();
+                    self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+}
+
+/// The earliest due time is the greatest, as `BinaryHeap` gives out the greatest first.
+impl Ord for Wait {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl PartialOrd for Wait {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Wait {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Wait {}
