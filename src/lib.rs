@@ -14,6 +14,7 @@
 //! - [`call`]: a call, its terms, its reply, its fault.
 //! - [`telemetry`]: metric names and handles, logs.
 //! - [`wire`]: protobuf and JSON to calls and back, gRPC framing over ropes, the status table.
+//! - [`embedded`]: models that run in this process.
 //! - [`instance`]: clients of model servers, embedded models, probes.
 //! - [`engine`]: one task per model that drives a lane; the only room that spawns work for calls.
 //! - [`front`]: listeners, gRPC and HTTP services, admin pages.
@@ -23,6 +24,7 @@ pub mod app;
 pub mod call;
 pub mod config;
 pub mod engine;
+pub mod embedded;
 pub mod instance;
 pub mod lane;
 pub mod telemetry;
