@@ -2,5 +2,7 @@
 
 #[path = "model_server/grpc.rs"]
 mod grpc;
+#[path = "model_server/http.rs"]
+mod http;
 #[path = "support/model_server/mod.rs"]
 pub mod model_server;

@@ -1,13 +1,14 @@
 //! The layer around every inference call, below the protocols: it counts the call, notices a
 //! caller that goes away, and stalls, refuses, garbles or cuts the call where told so.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -167,6 +168,13 @@ fn error_response(fault: &FaultStatus, body: &serde_json::Value) -> Response<Bod
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+pub(super) fn headers_as_text(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let entry = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    headers.iter().filter_map(entry).collect()
 }
 
 /// Counts a call as cancelled when dropped before its end.

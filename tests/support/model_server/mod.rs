@@ -19,19 +19,32 @@
 //! Every name in [`Options::models`] serves every protocol.
 //! - KServe v2: FP32, INT32 and INT64 inputs give 2x + 1, BYTES elements come back reversed, other
 //!   datatypes unchanged; shape and datatype stay. Input `x` gives `y`, any other `name` gives
-//!   `name_out`. Rows are dimension 0 of the first input.
+//!   `name_out`. Rows are dimension 0 of the first input. A ModelStreamInfer request is answered as
+//!   often as its int64 parameter `repeat` says.
+//! - KServe v1: numbers in `instances` give 2x + 1, strings come back reversed.
+//! - OpenAI: [`embedding_of`] each input, [`relevance_of`] each document, and [`reply_to`] the last
+//!   message or each prompt, whole or streamed a word at a time.
+//!
+//! # Faults
+//! [`Settings`] lists them. They strike inference calls only; health, metadata, `/control` and
+//! `/statistics` (see `control`) always answer.
 
 mod control;
 mod engine;
 mod faults;
+mod generation;
 mod grpc;
 mod kserve;
 mod listen;
+mod openai;
 mod settings;
 mod statistics;
 mod tensor;
+mod tensor_json;
 mod timer;
 mod trigger;
+mod v1;
+mod v2;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -41,6 +54,8 @@ use batchwise::wire::pb;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use generation::reply_to;
+pub use openai::{embedding_of, relevance_of};
 pub use settings::{
     DropMoment, FaultStatus, OutputContents, ServiceTime, Settings, SettingsError, Switches,
 };
@@ -170,5 +185,8 @@ impl ModelServer {
 
 /// The services of an HTTP port.
 fn http_router(engine: &Arc<Engine>) -> axum::Router {
-    control::router(engine)
+    openai::router(engine)
+        .merge(v2::router(engine))
+        .merge(control::router(engine))
+        .layer(axum::extract::DefaultBodyLimit::disable())
 }
