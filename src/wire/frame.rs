@@ -1,1 +1,0 @@
-//! gRPC messages over HTTP/2 bodies, kept as ropes.

@@ -1,1 +1,0 @@
-//! The Open Inference Protocol's messages to calls and back.
