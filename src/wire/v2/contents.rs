@@ -104,16 +104,16 @@ fn to_raw(datatype: DataType, contents: &InferTensorContents) -> Result<Bytes, O
         DataType::Int16 => {
             narrowed(&c.int_contents, |value| Some(i16::try_from(value).ok()?.to_le_bytes()))
         }
-        DataType::Int32 => Ok(flat(&c.int_contents, |value| value.to_le_bytes())),
-        DataType::Int64 => Ok(flat(&c.int64_contents, |value| value.to_le_bytes())),
+        DataType::Int32 => Ok(flat(&c.int_contents, i32::to_le_bytes)),
+        DataType::Int64 => Ok(flat(&c.int64_contents, i64::to_le_bytes)),
         DataType::Uint8 => narrowed(&c.uint_contents, |value| Some([u8::try_from(value).ok()?])),
         DataType::Uint16 => {
             narrowed(&c.uint_contents, |value| Some(u16::try_from(value).ok()?.to_le_bytes()))
         }
-        DataType::Uint32 => Ok(flat(&c.uint_contents, |value| value.to_le_bytes())),
-        DataType::Uint64 => Ok(flat(&c.uint64_contents, |value| value.to_le_bytes())),
-        DataType::Fp32 => Ok(flat(&c.fp32_contents, |value| value.to_le_bytes())),
-        DataType::Fp64 => Ok(flat(&c.fp64_contents, |value| value.to_le_bytes())),
+        DataType::Uint32 => Ok(flat(&c.uint_contents, u32::to_le_bytes)),
+        DataType::Uint64 => Ok(flat(&c.uint64_contents, u64::to_le_bytes)),
+        DataType::Fp32 => Ok(flat(&c.fp32_contents, f32::to_le_bytes)),
+        DataType::Fp64 => Ok(flat(&c.fp64_contents, f64::to_le_bytes)),
         DataType::Bytes => prefixed(&c.bytes_contents),
         // They have no typed form; a tensor of them has no elements here.
         DataType::Fp16 | DataType::Bf16 => Ok(Bytes::new()),
