@@ -14,7 +14,7 @@ mod split;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod tensor;
 
-pub use datatype::DataType;
+pub use datatype::{DataType, UnknownDataType};
 pub use join::join;
 pub use rope::{Rope, RopeReader};
 pub use shape::{Shape, ShapeError};
