@@ -23,8 +23,9 @@
 pub mod app;
 pub mod call;
 pub mod config;
-pub mod engine;
 pub mod embedded;
+pub mod engine;
+pub mod front;
 pub mod instance;
 pub mod lane;
 pub mod telemetry;

@@ -1,2 +1,10 @@
-//! The `batchwise` binary.
-fn main() {}
+//! The `batchwise` binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use batchwise::app::cli::CommandLine;
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    batchwise::app::run(CommandLine::parse()).into()
+}

@@ -1,6 +1,13 @@
-//! The command line and the commands behind it.
+//! The command line and the commands behind it: start, drain, check.
 
 pub mod check;
 pub mod cli;
+mod instances;
 pub mod offline;
+mod run;
 mod schema;
+mod serve;
+
+pub use instances::{SetupError, set_up};
+pub use run::run;
+pub use serve::{Running, StartError, start};

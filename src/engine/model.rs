@@ -16,7 +16,7 @@ use super::statistics::ModelStatistics;
 use super::watch::InstanceState;
 use crate::call::{Call, Fault, FaultKind, Reply, Served, Terms, Work};
 use crate::config::{ModelPlan, Protocol};
-use crate::instance::Description;
+use crate::instance::{BatchLimit, Description};
 use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Ticket};
 use crate::telemetry::{ModelMetrics, Via};
 
@@ -73,6 +73,16 @@ impl Model {
     /// What its instances say of it, as far as they have been asked.
     pub fn description(&self) -> Arc<Description> {
         self.description.load_full()
+    }
+
+    /// The most rows of one batch, as clients are told: 0 when the model has no batch axis; where
+    /// nobody has said so, a bound that no batch ever exceeds.
+    pub fn max_batch_size(&self) -> u32 {
+        match (self.plan.batching, self.plan.max_batch_size, self.description().batch_limit) {
+            (false, ..) | (_, None, BatchLimit::NotBatchable) => 0,
+            (true, Some(rows), _) | (true, None, BatchLimit::Rows(rows)) => rows,
+            (true, None, BatchLimit::Unknown) => crate::lane::LARGEST_BATCH,
+        }
     }
 
     /// Whether an instance is up and in service.

@@ -127,13 +127,18 @@ impl Models {
         if tokio::time::timeout_at(by, all_idle).await.is_ok() {
             return Drained::Clean;
         }
-        let mut cut = 0;
+        Drained::Cut(self.open_calls().await)
+    }
+
+    /// Calls that wait, and batches and streams that are on their way.
+    pub async fn open_calls(&self) -> u64 {
+        let mut open = 0;
         for status in self.status().await {
             let waiting: u64 = status.waiting.iter().copied().map(u64::from).sum();
             let in_flight: u32 = status.instances.iter().map(|instance| instance.in_flight).sum();
-            cut += waiting + u64::from(in_flight);
+            open += waiting + u64::from(in_flight);
         }
-        Drained::Cut(cut)
+        open
     }
 }
 

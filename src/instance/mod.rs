@@ -4,6 +4,7 @@
 //! [`Answer`] for the whole batch. It knows nothing of calls, members or queues: joining and
 //! splitting are the engine's.
 
+mod embedded;
 mod failure;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 
 use tokio::time::Instant;
 
+pub use embedded::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors};
 pub use failure::Failure;
 
 use crate::call::{Answer, TraceContext, Work};

@@ -9,8 +9,8 @@ use super::{Instant, Span};
 
 /// The first size tried where nothing is known.
 const START: u32 = 4;
-/// No batch is larger than this unless somebody says so.
-const CEILING: u32 = 1024;
+/// No batch has more rows than this unless somebody says so.
+pub const LARGEST_BATCH: u32 = 1024;
 const FIRST_MEMORY: Span = Span::from_secs(60);
 const LONGEST_MEMORY: Span = Span::from_secs(3600);
 
@@ -48,7 +48,7 @@ impl SizeLimit {
     pub(super) fn cap(&self, now: Instant) -> u32 {
         let open = match self.told {
             Some(told) => told,
-            None => self.worked.saturating_mul(2).clamp(START, CEILING),
+            None => self.worked.saturating_mul(2).clamp(START, LARGEST_BATCH),
         };
         let learned = match self.refused {
             Some(refused) if now < refused.until => {

@@ -31,6 +31,7 @@ pub use event::{
     SlotId, Snapshot,
 };
 pub use fleet::{Health, InstanceView};
+pub use limit::LARGEST_BATCH;
 pub use machine::Lane;
 pub use policy::{Decision, Greedy, Policy, View};
 pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, Ticket, Track};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{OutputForm, ParsedInfer};
 use crate::call::{Fault, InferRequest};
-use crate::tensor::{DataType, Rope, Shape, Tensor};
+use crate::tensor::{Rope, Shape, Tensor};
 use crate::wire::DeclaredInput;
 use crate::wire::parameters::Scheduling;
 

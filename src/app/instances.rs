@@ -1,0 +1,74 @@
+//! From the plan of a model to the clients of its instances.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{EmbeddedKind, ModelPlan};
+use crate::embedded::{LoadError, OnnxModel, digits};
+use crate::engine::ModelSetup;
+use crate::instance::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance};
+
+/// Why a model cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An embedded model does not load.
+    #[error("model '{model}' does not load")]
+    Load {
+        /// The model.
+        model: String,
+        /// What is wrong with it.
+        #[source]
+        source: LoadError,
+    },
+    /// The file of an embedded model cannot be read.
+    #[error("model '{model}': {path} cannot be read")]
+    Read {
+        /// The model.
+        model: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A model with the clients of its instances.
+///
+/// # Errors
+/// When an embedded model cannot be loaded. A remote instance need not be up.
+pub fn set_up(plan: &ModelPlan) -> Result<ModelSetup, SetupError> {
+    let instances = match &plan.embedded {
+        Some(kind) => embedded(plan, kind)?,
+        None => remote(plan),
+    };
+    Ok(ModelSetup { plan: plan.clone(), instances })
+}
+
+fn embedded(plan: &ModelPlan, kind: &EmbeddedKind) -> Result<Vec<Arc<dyn Instance>>, SetupError> {
+    let load = |loaded: Result<OnnxModel, LoadError>| {
+        loaded.map(Arc::new).map_err(|source| SetupError::Load { model: plan.name.clone(), source })
+    };
+    let one: Box<dyn Fn() -> Arc<dyn Instance>> = match kind {
+        EmbeddedKind::Embedding => Box::new(|| Arc::new(EmbeddedEmbedding)),
+        EmbeddedKind::Echo => Box::new(|| Arc::new(EmbeddedEcho)),
+        EmbeddedKind::Digits => {
+            let model = load(digits())?;
+            Box::new(move || Arc::new(EmbeddedTensors::new(Arc::clone(&model))))
+        }
+        EmbeddedKind::Onnx { path } => {
+            let bytes = std::fs::read(path).map_err(|source| SetupError::Read {
+                model: plan.name.clone(),
+                path: path.clone(),
+                source,
+            })?;
+            let model = load(OnnxModel::from_bytes(&bytes))?;
+            Box::new(move || Arc::new(EmbeddedTensors::new(Arc::clone(&model))))
+        }
+    };
+    Ok(plan.instances.iter().map(|_| one()).collect())
+}
+
+fn remote(_: &ModelPlan) -> Vec<Arc<dyn Instance>> {
+    Vec::new()
+}

@@ -1,0 +1,112 @@
+//! The commands, from the command line to the exit code.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::cli::{Command, CommandLine, Exit, Format, ServeArguments};
+use super::{offline, serve};
+use crate::config;
+use crate::engine::Drained;
+use crate::telemetry::{LogFormat, init_log};
+
+/// Does what the command line says.
+pub fn run(command_line: CommandLine) -> Exit {
+    match command_line.command {
+        Command::Offline(command) => {
+            offline::run(&command, &mut std::io::stdout().lock()).unwrap_or(Exit::Failed)
+        }
+        Command::Serve(arguments) => serve(&arguments),
+    }
+}
+
+fn serve(arguments: &ServeArguments) -> Exit {
+    init_log(match arguments.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    });
+    let loaded = config::load(arguments.config.config.as_deref(), &arguments.listen.overrides());
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(&error.to_string());
+            return Exit::Usage;
+        }
+    };
+    for finding in &loaded.warnings {
+        tracing::warn!(key = finding.key, mend = finding.mend, "{}", finding.message);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return Exit::Failed;
+        }
+    };
+    runtime.block_on(serve_plan(&loaded.plan))
+}
+
+async fn serve_plan(plan: &config::Plan) -> Exit {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        complain("cannot listen for signals");
+        return Exit::Failed;
+    };
+    let running = match serve::start(plan).await {
+        Ok(running) => running,
+        Err(error) => {
+            complain(&chain(&error));
+            return Exit::Failed;
+        }
+    };
+    tracing::info!(
+        http = %running.http, grpc = %running.grpc, admin = %running.admin,
+        models = plan.models.len(), version = env!("CARGO_PKG_VERSION"), "batchwise serves"
+    );
+    wait(&mut terminate, &mut interrupt).await;
+    let grace = plan.server.shutdown_grace;
+    tracing::info!(?grace, "draining: new calls are refused, accepted ones are answered");
+    let models = std::sync::Arc::clone(&running.models);
+    tokio::select! {
+        drained = running.drain(grace) => match drained {
+            Drained::Clean => {
+                tracing::info!("drained: everything accepted was answered");
+                Exit::Done
+            }
+            Drained::Cut(calls) => {
+                tracing::error!(calls, "the grace period is over; calls were cut");
+                Exit::Failed
+            }
+        },
+        () = wait(&mut terminate, &mut interrupt) => {
+            let calls = tokio::time::timeout(Duration::from_secs(1), models.open_calls()).await;
+            tracing::error!(calls = calls.unwrap_or_default(), "a second signal; calls were cut");
+            Exit::Failed
+        }
+    }
+}
+
+async fn wait(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// An error with all that caused it, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[expect(clippy::print_stderr, reason = "said before or without a log")]
+fn complain(message: &str) {
+    eprintln!("{message}");
+}

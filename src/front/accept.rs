@@ -1,0 +1,129 @@
+//! Listeners: HTTP/1.1 and HTTP/2 on every port, bounded in connections, drained in order.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Large enough for a tensor of megabytes to arrive in few frames.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// Two large batches, so that a window never stalls one.
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// Clients with one connection send many calls at once; the queue bounds them, not this.
+const MAX_STREAMS: u32 = 4096;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Accepts connections and serves them until told to stop.
+#[derive(Debug)]
+pub struct Acceptor {
+    /// Connections open at once, over all listeners.
+    pub connections: Arc<Semaphore>,
+    /// Owns the tasks of connections and of their HTTP/2 streams.
+    pub tasks: TaskTracker,
+    /// No connection is accepted any more, and those that are open finish what they have begun.
+    pub stop: CancellationToken,
+}
+
+/// Spawns the streams of a connection where a drain can wait for them.
+#[derive(Clone, Debug)]
+struct TrackedExecutor(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for TrackedExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        drop(self.0.spawn(future));
+    }
+}
+
+impl Acceptor {
+    /// Serves `listener` until `stop`, then waits for its connections to finish.
+    pub async fn serve<S, F>(self, listener: TcpListener, service: S)
+    where
+        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let builder = self.builder();
+        let graceful = GracefulShutdown::new();
+        while let Some((stream, permit)) = self.next(&listener).await {
+            let service = service.clone();
+            let service = service_fn(move |request| {
+                let response = service(request);
+                async move { Ok::<_, Infallible>(response.await) }
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = graceful.watch(connection);
+            self.tasks.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(error, "a connection ended badly");
+                }
+                drop(permit);
+            });
+        }
+        drop(listener);
+        graceful.shutdown().await;
+    }
+
+    /// The next connection, once there is room for it; `None` when it is time to stop.
+    async fn next(
+        &self,
+        listener: &TcpListener,
+    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+        let accept = async {
+            let permit = Arc::clone(&self.connections).acquire_owned().await.ok()?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        // Small frames must not wait for acknowledgements of earlier ones.
+                        drop(stream.set_nodelay(true));
+                        return Some((stream, permit));
+                    }
+                    Err(error) => {
+                        // Out of descriptors, most likely: others must close before this succeeds.
+                        tracing::warn!(%error, "accepting a connection failed");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            accepted = accept => accepted,
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TrackedExecutor> {
+        let mut builder = auto::Builder::new(TrackedExecutor(self.tasks.clone()));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_READ_TIMEOUT)
+            .half_close(false);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_frame_size(MAX_FRAME_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL));
+        builder
+    }
+}

@@ -1,0 +1,123 @@
+//! The gRPC front: the Open Inference Protocol with Triton's extension calls.
+//!
+//! Messages are read as ropes and written from them, one level below the generated service, so that
+//! tensor bytes are slices of what arrived; the generated messages serve for everything small.
+
+mod companions;
+mod describe;
+mod infer;
+mod stream;
+mod terms;
+
+pub(super) use companions::companions;
+
+use axum::body::Body;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use prost::Message;
+
+use super::Front;
+use crate::call::{Fault, FaultKind};
+use crate::tensor::Rope;
+use crate::wire::frame::{read_unary, status_response, unary_response};
+use crate::wire::status;
+
+/// The path before the name of each call.
+pub const SERVICE_PATH: &str = "/inference.GRPCInferenceService/";
+
+/// Small messages have no tensors in them.
+const SMALL_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Answers one call of the inference service.
+pub async fn serve<B>(front: &Front, request: Request<B>) -> Response<Body>
+where
+    B: HttpBody<Data = bytes::Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let method = parts.uri.path().strip_prefix(SERVICE_PATH).unwrap_or_default();
+    match method {
+        "ModelInfer" => infer::serve(front, &parts.headers, body).await,
+        "ModelStreamInfer" => stream::serve(front, &parts.headers, body),
+        "ServerLive" => unary(&parts.headers, body, describe::server_live).await,
+        "ServerReady" => {
+            unary(&parts.headers, body, |m| Ok(describe::server_ready(front, m))).await
+        }
+        "ModelReady" => unary(&parts.headers, body, |m| describe::model_ready(front, &m)).await,
+        "ServerMetadata" => unary(&parts.headers, body, describe::server_metadata).await,
+        "ModelMetadata" => {
+            unary(&parts.headers, body, |m| describe::model_metadata(front, &m)).await
+        }
+        "ModelConfig" => unary(&parts.headers, body, |m| describe::model_config(front, &m)).await,
+        "ModelStatistics" => {
+            unary(&parts.headers, body, |m| describe::model_statistics(front, &m)).await
+        }
+        "RepositoryIndex" => {
+            unary(&parts.headers, body, |m| Ok(describe::repository_index(front, &m))).await
+        }
+        "SystemSharedMemoryStatus" => {
+            unary(&parts.headers, body, describe::system_shared_memory_status).await
+        }
+        "SystemSharedMemoryUnregister" => {
+            unary(&parts.headers, body, describe::system_shared_memory_unregister).await
+        }
+        "CudaSharedMemoryStatus" => {
+            unary(&parts.headers, body, describe::cuda_shared_memory_status).await
+        }
+        "CudaSharedMemoryUnregister" => {
+            unary(&parts.headers, body, describe::cuda_shared_memory_unregister).await
+        }
+        unknown => {
+            let message = format!("batchwise does not serve the call {unknown:?}");
+            fault_response(&Fault::new(FaultKind::Unimplemented, message))
+        }
+    }
+}
+
+async fn unary<B, Q, A>(
+    headers: &http::HeaderMap,
+    body: B,
+    answer: impl FnOnce(Q) -> Result<A, Fault>,
+) -> Response<Body>
+where
+    B: HttpBody<Data = bytes::Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    Q: Message + Default,
+    A: Message,
+{
+    let message = async {
+        let unary = read_unary(body, headers, SMALL_MESSAGE_BYTES).await?;
+        let rope = unary.into_message()?;
+        let request = Q::decode(rope.reader()).map_err(|error| {
+            Fault::new(FaultKind::InvalidRequest, format!("the message is malformed: {error}"))
+        })?;
+        answer(request)
+    };
+    let mut response = match message.await {
+        Ok(reply) => unary_response(&Rope::from(reply.encode_to_vec())).map(Body::new),
+        Err(fault) => fault_response(&fault),
+    };
+    terms::echo_request_id(headers, response.headers_mut());
+    response
+}
+
+/// A fault as a gRPC status, with the reason and the advice of the contract.
+pub(super) fn fault_response(fault: &Fault) -> Response<Body> {
+    let code = status::grpc_code(fault);
+    let mut response = status_response(code, &fault.message).map(Body::new);
+    let row = status::of_kind(fault.kind);
+    let headers = response.headers_mut();
+    headers.insert("x-batchwise-reason", http::HeaderValue::from_static(row.reason));
+    if let Some(after) = fault.retry_after {
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(60_000);
+        headers.insert("retry-after-ms", millis.into());
+        headers.insert("grpc-retry-pushback-ms", millis.into());
+        if let Some(seconds) = status::retry_after_seconds(fault) {
+            headers.insert(http::header::RETRY_AFTER, seconds.into());
+        }
+    } else if !row.retry_helps {
+        // A negative push-back tells gRPC clients not to retry.
+        headers.insert("grpc-retry-pushback-ms", http::HeaderValue::from_static("-1"));
+    }
+    response
+}

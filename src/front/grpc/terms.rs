@@ -1,0 +1,75 @@
+//! What a gRPC caller says about a call besides the work.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use crate::call::{Fault, Terms, TraceContext};
+use crate::wire::frame::parse_timeout;
+use crate::wire::v2::Scheduling;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A longer id is no id but an attempt to fill the log.
+const LONGEST_ID: usize = 128;
+
+/// The terms of a call, from its metadata and its parameters; where both speak, parameters win.
+pub(super) fn terms(headers: &HeaderMap, id: &str, scheduling: Scheduling) -> Result<Terms, Fault> {
+    let now = Instant::now();
+    let header_priority = match headers.get("x-request-priority") {
+        None => None,
+        Some(value) => {
+            let parsed = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+            Some(parsed.ok_or_else(|| {
+                Fault::invalid("x-request-priority", "x-request-priority is not a whole number")
+            })?)
+        }
+    };
+    let priority = scheduling.priority.or(header_priority).filter(|&level| level > 0);
+    let own = headers.get("grpc-timeout").and_then(parse_timeout);
+    let sooner = [own, scheduling.timeout].into_iter().flatten().min();
+    Ok(Terms {
+        request_id: request_id(headers).unwrap_or_else(|| sane(id).unwrap_or_else(fresh_id)),
+        // A level beyond any model's is refused by the model, which knows its levels.
+        priority: priority.map(|level| u8::try_from(level).unwrap_or(u8::MAX)),
+        deadline: sooner.map(|timeout| now + timeout),
+        trace: trace(headers),
+    })
+}
+
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let parent = headers.get("traceparent")?.to_str().ok()?.to_owned();
+    let state = headers.get("tracestate").and_then(|state| state.to_str().ok());
+    Some(TraceContext { parent, state: state.map(str::to_owned) })
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    sane(headers.get(REQUEST_ID)?.to_str().ok()?)
+}
+
+fn sane(id: &str) -> Option<String> {
+    let sane =
+        !id.is_empty() && id.len() <= LONGEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
+    sane.then(|| id.to_owned())
+}
+
+/// An id that is unique in this process and unlikely to meet one of another.
+fn fresh_id() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    use std::sync::LazyLock;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+    format!("{:016x}{:012x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Puts a request id into the headers of a reply.
+pub(super) fn set_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, value);
+    }
+}
+
+/// Puts the request id of a call, or a new one, into the headers of its reply.
+pub(super) fn echo_request_id(request: &HeaderMap, reply: &mut HeaderMap) {
+    set_request_id(reply, &request_id(request).unwrap_or_else(fresh_id));
+}

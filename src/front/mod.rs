@@ -1,0 +1,12 @@
+//! The fronts: listeners, the gRPC and HTTP services, the admin pages.
+//!
+//! One service answers every connection of the two call listeners, whichever of them it came to:
+//! `application/grpc` goes to [`grpc`], everything else to HTTP routes. The admin listener has
+//! routes of its own.
+
+mod accept;
+pub mod grpc;
+mod state;
+
+pub use accept::Acceptor;
+pub use state::Front;
