@@ -4,7 +4,6 @@
 //! arrived in; what leaves is handed over segment by segment. Codecs that encode into one buffer
 //! cannot do either, which is why this is not left to one.
 
-mod body;
 mod compression;
 mod reader;
 mod timeout;
@@ -12,11 +11,11 @@ mod timeout;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 
-pub use body::RopeBody;
 pub use compression::{Encoding, decompress};
 pub use reader::{MessageReader, Unary, read_unary};
 pub use timeout::{format_timeout, parse_timeout};
 
+use super::body::RopeBody;
 use crate::call::{Fault, FaultKind};
 use crate::tensor::Rope;
 

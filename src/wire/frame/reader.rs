@@ -163,8 +163,9 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    use super::super::{RopeBody, envelop, ok_trailers};
+    use super::super::{envelop, ok_trailers};
     use super::*;
+    use crate::wire::body::RopeBody;
 
     fn pieces(bytes: &[u8], size: usize) -> Rope {
         bytes.chunks(size).map(Bytes::copy_from_slice).collect()

@@ -10,7 +10,6 @@ mod parameters;
 mod reply;
 mod request;
 
-pub use parameters::{Scheduling, take_scheduling};
 pub use reply::{decode_infer_reply, encode_infer_reply, encode_stream_error, encode_stream_reply};
 pub use request::{DecodedInfer, decode_infer_request, encode_infer_request};
 

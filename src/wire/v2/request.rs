@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use super::contents::{Head, filled_fields, tensor_from_contents, tensor_from_raw};
 use super::message::{Separated, assemble, separate};
-use super::parameters::{
-    Scheduling, from_wire, refuse_sequences, refuse_shared_memory, take_empty_final_response,
-    take_scheduling, to_wire,
-};
+use super::parameters::{from_wire, refuse_shared_memory, take_empty_final_response, to_wire};
 use crate::call::{Fault, InferRequest, RequestedOutput};
 use crate::tensor::{Rope, Tensor};
+use crate::wire::parameters::{Scheduling, take_scheduling};
 use crate::wire::pb;
 use crate::wire::pb::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
@@ -41,9 +39,8 @@ pub fn decode_infer_request(message: &Rope) -> Result<DecodedInfer, Fault> {
             Fault::invalid("ModelInferRequest", format!("this is no ModelInferRequest: {error}"))
         })?;
     let mut parameters = from_wire(head.parameters)?;
-    let scheduling = take_scheduling(&mut parameters)?;
-    refuse_sequences(&mut parameters)?;
     let wants_empty_final_response = take_empty_final_response(&mut parameters);
+    let scheduling = take_scheduling(&mut parameters)?;
     let request = InferRequest {
         version: head.model_version,
         parameters,

@@ -311,7 +311,7 @@ fn the_schedulers_parameters_are_taken_out() {
     };
     let decoded = decode(&request).unwrap();
     assert_eq!(decoded.scheduling.priority, Some(2));
-    assert_eq!(decoded.scheduling.timeout, Some(std::time::Duration::from_millis(5)));
+    assert_eq!(decoded.scheduling.timeout_us, Some(5000));
     assert!(decoded.wants_empty_final_response);
     assert_eq!(
         decoded.request.parameters,
