@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::call::{Fault, Terms, TraceContext};
 use crate::wire::frame::parse_timeout;
-use crate::wire::v2::Scheduling;
+use crate::wire::parameters::Scheduling;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer id is no id but an attempt to fill the log.
@@ -27,7 +29,8 @@ pub(super) fn terms(headers: &HeaderMap, id: &str, scheduling: Scheduling) -> Re
     };
     let priority = scheduling.priority.or(header_priority).filter(|&level| level > 0);
     let own = headers.get("grpc-timeout").and_then(parse_timeout);
-    let sooner = [own, scheduling.timeout].into_iter().flatten().min();
+    let asked = scheduling.timeout_us.map(Duration::from_micros);
+    let sooner = [own, asked].into_iter().flatten().min();
     Ok(Terms {
         request_id: request_id(headers).unwrap_or_else(|| sane(id).unwrap_or_else(fresh_id)),
         // A level beyond any model's is refused by the model, which knows its levels.

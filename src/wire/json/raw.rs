@@ -110,6 +110,7 @@ fn unfit(input: &DeclaredInput<'_>, why: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DataType;
 
     fn shape_of(
         datatype: DataType,

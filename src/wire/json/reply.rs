@@ -6,7 +6,8 @@ use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
 use super::document::{
-    BinaryData, BinaryTensorText, ParametersText, ReplyDocument, document_bytes, is_empty,
+    BinaryData, BinaryTensorText, ParametersDocument, ParametersText, ReplyDocument,
+    document_bytes, is_empty,
 };
 use super::elements_out::write_flat;
 use super::{BINARY, HEADER_LENGTH, JSON, OutputForm, json_length};
@@ -51,7 +52,10 @@ pub fn parse_infer_reply(
     }
     Ok(InferAnswer {
         version: document.model_version.unwrap_or_default(),
-        parameters: document.parameters.map(|found| found.into_parameters()).unwrap_or_default(),
+        parameters: document
+            .parameters
+            .map(ParametersDocument::into_parameters)
+            .unwrap_or_default(),
         outputs,
     })
 }

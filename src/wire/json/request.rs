@@ -5,8 +5,8 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::document::{
-    BinaryData, ParametersText, RequestDocument, RequestText, RequestedOutputDocument,
-    RequestedOutputText, TensorDocument, TensorFault, document_bytes,
+    BinaryData, ParametersDocument, ParametersText, RequestDocument, RequestText,
+    RequestedOutputDocument, RequestedOutputText, TensorDocument, TensorFault, document_bytes,
 };
 use super::{BINARY, HEADER_LENGTH, json_length};
 use crate::call::{Fault, FaultKind, InferRequest, Parameter, Parameters, RequestedOutput};
@@ -66,7 +66,7 @@ pub fn parse_infer_request(
     let text = document_bytes(&body, length);
     let document: RequestDocument<'_> = serde_json::from_slice(&text).map_err(not_a_request)?;
     let mut parameters =
-        document.parameters.map(|found| found.into_parameters()).unwrap_or_default();
+        document.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
     let scheduling = take_scheduling(&mut parameters)?;
     let inputs = read_inputs(document.inputs, &body, length)?;
     let mut named = Vec::new();
@@ -134,7 +134,7 @@ fn read_inputs(
     let mut inputs = Vec::with_capacity(documents.len());
     for document in documents {
         if document.is_in_shared_memory() {
-            return Err(shared_memory(format!("input '{}'", document.name)));
+            return Err(shared_memory(&format!("input '{}'", document.name)));
         }
         let name = document.name.clone();
         let tensor =
@@ -158,9 +158,10 @@ fn read_requested_output(
     named: &mut Vec<(String, bool)>,
 ) -> Result<RequestedOutput, Fault> {
     let name = output.name;
-    let mut parameters = output.parameters.map(|found| found.into_parameters()).unwrap_or_default();
+    let mut parameters =
+        output.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
     if parameters.keys().any(|key| key.starts_with("shared_memory_")) {
-        return Err(shared_memory(format!("output '{name}'")));
+        return Err(shared_memory(&format!("output '{name}'")));
     }
     if let Some(binary) = take_binary_data(&name, &mut parameters)? {
         named.push((name.clone(), binary));
@@ -189,7 +190,7 @@ fn wrong_input(name: String, fault: &TensorFault) -> Fault {
     Fault::invalid(name, message)
 }
 
-fn shared_memory(what: String) -> Fault {
+fn shared_memory(what: &str) -> Fault {
     let message = format!("{what}: shared memory is not supported; send the data in the body");
     Fault::new(FaultKind::Unimplemented, message).with_field("shared_memory_region")
 }
