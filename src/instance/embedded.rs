@@ -48,7 +48,7 @@ impl Instance for EmbeddedTensors {
         let model = Arc::clone(&self.model);
         Box::pin(async move {
             let Work::Infer(request) = work else { return Err(wrong_kind("tensors")) };
-            compute(move || infer(&model, request)).await
+            compute(move || infer(&model, &request)).await
         })
     }
 
@@ -79,7 +79,7 @@ impl Instance for EmbeddedTensors {
     }
 }
 
-fn infer(model: &OnnxModel, request: InferRequest) -> Result<Answer, Failure> {
+fn infer(model: &OnnxModel, request: &InferRequest) -> Result<Answer, Failure> {
     let unknown = request
         .outputs
         .iter()

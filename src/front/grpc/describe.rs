@@ -18,7 +18,7 @@ const EXTENSIONS: [&str; 6] = [
     "statistics",
 ];
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn server_live(_: pb::ServerLiveRequest) -> Result<pb::ServerLiveResponse, Fault> {
     Ok(pb::ServerLiveResponse { live: true })
 }
@@ -35,7 +35,7 @@ pub(super) fn model_ready(
     Ok(pb::ModelReadyResponse { ready: !front.models.is_draining() && model.is_ready() })
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn server_metadata(
     _: pb::ServerMetadataRequest,
 ) -> Result<pb::ServerMetadataResponse, Fault> {
@@ -179,28 +179,28 @@ pub(super) fn repository_index(
     pb::RepositoryIndexResponse { models }
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn system_shared_memory_status(
     _: pb::SystemSharedMemoryStatusRequest,
 ) -> Result<pb::SystemSharedMemoryStatusResponse, Fault> {
     Ok(pb::SystemSharedMemoryStatusResponse {})
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn system_shared_memory_unregister(
     _: pb::SystemSharedMemoryUnregisterRequest,
 ) -> Result<pb::SystemSharedMemoryUnregisterResponse, Fault> {
     Ok(pb::SystemSharedMemoryUnregisterResponse {})
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn cuda_shared_memory_status(
     _: pb::CudaSharedMemoryStatusRequest,
 ) -> Result<pb::CudaSharedMemoryStatusResponse, Fault> {
     Ok(pb::CudaSharedMemoryStatusResponse {})
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "one form for all")]
+#[expect(clippy::unnecessary_wraps, reason = "one form for all")]
 pub(super) fn cuda_shared_memory_unregister(
     _: pb::CudaSharedMemoryUnregisterRequest,
 ) -> Result<pb::CudaSharedMemoryUnregisterResponse, Fault> {

@@ -1,7 +1,6 @@
 //! What a gRPC caller says about a call besides the work.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -1,0 +1,4 @@
+//! The engine with scripted instances and paused time: what callers see when things go wrong.
+
+mod script;
+mod stories;
