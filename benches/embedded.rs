@@ -1,6 +1,6 @@
 //! What the embedded models cost, and what a batch saves.
 
-#![expect(clippy::expect_used, missing_docs, reason = "a benchmark may panic and documents itself")]
+#![expect(clippy::expect_used, reason = "a benchmark may panic")]
 
 use std::hint::black_box;
 
