@@ -60,6 +60,7 @@ pub use settings::{
     DropMoment, FaultStatus, OutputContents, ServiceTime, Settings, SettingsError, Switches,
 };
 pub use statistics::{Seen, Statistics};
+pub use timer::sharpen_this_thread;
 pub use trigger::{Trigger, TriggerError};
 
 use engine::Engine;
