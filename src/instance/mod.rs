@@ -5,7 +5,12 @@
 //! splitting are the engine's.
 
 mod embedded;
+mod channel;
+mod connection;
+mod describe;
 mod failure;
+mod grpc_status;
+mod kserve_grpc;
 
 use std::fmt;
 use std::future::Future;
@@ -15,8 +20,9 @@ use tokio::time::Instant;
 
 pub use embedded::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors};
 pub use failure::Failure;
+pub use kserve_grpc::KserveGrpc;
 
-use crate::call::{Answer, TraceContext, Work};
+use crate::call::{Answer, Fault, FaultKind, TraceContext, Work};
 use crate::tensor::DataType;
 
 /// A future on the heap, so that instances of all protocols fit one type.
@@ -89,4 +95,11 @@ pub enum BatchLimit {
     NotBatchable,
     /// So many.
     Rows(u32),
+}
+
+/// For a batch of a kind that the instance's protocol has no words for: fronts keep them apart, so
+/// it is our own mistake and not the instance's.
+fn wrong_kind(spoken: &str) -> Failure {
+    let message = format!("the model's instances answer {spoken} only");
+    Failure::refused(Fault::new(FaultKind::Internal, message))
 }

@@ -1,0 +1,175 @@
+//! One HTTP/2 connection to one instance, made again when it breaks.
+//!
+//! Calls share the connection as streams of their own. It is made by the first call that finds
+//! none; calls that come meanwhile wait for that one attempt and share its outcome.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::rt::Executor as _;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use super::Failure;
+use super::connection::{CONNECT_TIMEOUT, TCP_KEEPALIVE, TaskExecutor, TaskOwner, chain};
+use crate::config::InstanceUrl;
+use crate::wire::body::RopeBody;
+
+/// What one stream may receive before it is read: a large reply at full speed.
+const STREAM_WINDOW: u32 = 16 << 20;
+
+/// What all streams together may receive before they are read.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+/// The largest frame that we take: replies come in few pieces.
+const MAX_FRAME: u32 = 1 << 20;
+
+/// Statuses carry texts in headers, and some servers put stack traces into them.
+const MAX_HEADERS: u32 = 64 << 10;
+
+/// How long an instance may be silent while it owes a reply before it is pinged. Rarer than what
+/// gRPC servers take for abuse; an idle connection is left alone for the same reason.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long it has to answer the ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One HTTP/2 connection to one instance, made again when it breaks.
+pub(super) struct Channel {
+    url: InstanceUrl,
+    live: ArcSwapOption<Connection>,
+    /// Held by whoever is connecting; the error of the last attempt that failed.
+    connecting: Mutex<String>,
+    failed_attempts: AtomicU64,
+}
+
+/// A connection; its tasks end with its last holder, so a call under way outlives a reconnect.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<RopeBody>,
+    _tasks: TaskOwner,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Channel").field(&self.url.to_string()).finish()
+    }
+}
+
+impl Channel {
+    pub(super) fn new(url: InstanceUrl) -> Self {
+        Self {
+            url,
+            live: ArcSwapOption::empty(),
+            connecting: Mutex::new(String::new()),
+            failed_attempts: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn url(&self) -> &InstanceUrl {
+        &self.url
+    }
+
+    /// Sends a request and waits for the head of the reply; the connection must be held until the
+    /// body is read.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<RopeBody>,
+    ) -> Result<(Response<Incoming>, Arc<Connection>), Failure> {
+        let mut fresh = false;
+        loop {
+            let connection = match self.current() {
+                Some(connection) => connection,
+                None => {
+                    fresh = true;
+                    self.connect().await.map_err(Failure::connection)?
+                }
+            };
+            match connection.sender.clone().try_send_request(request).await {
+                Ok(response) => return Ok((response, connection)),
+                // A connection that went away unnoticed gives back what it never sent.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !fresh => {
+                        request = unsent;
+                        self.forget(&connection);
+                    }
+                    _ => {
+                        let text = chain(&error.into_error());
+                        return Err(Failure::connection(format!("{}: {text}", self.url)));
+                    }
+                },
+            }
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Connection>> {
+        self.live.load_full().filter(|connection| !connection.sender.is_closed())
+    }
+
+    fn forget(&self, connection: &Arc<Connection>) {
+        drop(self.live.compare_and_swap(connection, None));
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, String> {
+        let seen = self.failed_attempts.load(Ordering::Acquire);
+        let mut last_error = self.connecting.lock().await;
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        if self.failed_attempts.load(Ordering::Acquire) != seen {
+            return Err(last_error.clone());
+        }
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, open(&self.url)).await;
+        let outcome = attempt.unwrap_or_else(|_| {
+            Err(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()))
+        });
+        match outcome {
+            Ok(connection) => {
+                let connection = Arc::new(connection);
+                self.live.store(Some(Arc::clone(&connection)));
+                Ok(connection)
+            }
+            Err(error) => {
+                *last_error = format!("{}: {error}", self.url);
+                self.failed_attempts.fetch_add(1, Ordering::Release);
+                Err(last_error.clone())
+            }
+        }
+    }
+}
+
+async fn open(url: &InstanceUrl) -> Result<Connection, String> {
+    let stream = TcpStream::connect((url.host.as_str(), url.port))
+        .await
+        .map_err(|error| format!("cannot connect: {error}"))?;
+    // A socket that refuses to be tuned still works.
+    drop(stream.set_nodelay(true));
+    let keepalive = socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE);
+    drop(socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+    let (executor, tasks) = TaskExecutor::new();
+    let (sender, connection) = Builder::new(executor.clone())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| chain(&error))?;
+    let address = url.authority();
+    executor.execute(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(instance = address, error = chain(&error), "connection ended");
+        }
+    });
+    Ok(Connection { sender, _tasks: tasks })
+}

@@ -1,0 +1,207 @@
+//! What all connections to instances share: their tasks, their sockets, a pooled HTTP/1.1 client.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioTimer;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{BatchContext, Failure};
+use crate::config::InstanceUrl;
+use crate::tensor::Rope;
+use crate::wire::body::RopeBody;
+
+/// How long a connection may take to come about: beyond it an instance is as good as gone.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a peer may be silent on the TCP level before it is asked whether it is still there.
+pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How long an idle HTTP/1.1 connection is kept; servers commonly close them after a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Idle HTTP/1.1 connections kept to one instance.
+const IDLE_CONNECTIONS: usize = 64;
+
+/// The most bytes of a reply that are kept in memory: beyond it the instance is taken for broken.
+pub(super) const MAX_REPLY_BYTES: usize = 1 << 30;
+
+/// Runs the tasks of connections and ends them when the last [`TaskOwner`] goes.
+#[derive(Clone, Debug)]
+pub(super) struct TaskExecutor(CancellationToken);
+
+/// Keeps the tasks of connections running.
+pub(super) type TaskOwner = Arc<DropGuard>;
+
+impl TaskExecutor {
+    /// An executor and the owner of its tasks.
+    pub(super) fn new() -> (Self, TaskOwner) {
+        let token = CancellationToken::new();
+        (Self(token.clone()), Arc::new(token.drop_guard()))
+    }
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> for TaskExecutor {
+    fn execute(&self, task: F) {
+        drop(tokio::spawn(self.0.clone().run_until_cancelled_owned(task)));
+    }
+}
+
+/// A pooled HTTP/1.1 client of one instance.
+#[derive(Clone)]
+pub(super) struct HttpClient {
+    client: Client<HttpConnector, RopeBody>,
+    url: InstanceUrl,
+    tasks: TaskOwner,
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpClient").field(&self.url.to_string()).finish()
+    }
+}
+
+impl HttpClient {
+    pub(super) fn new(url: InstanceUrl) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        let (executor, tasks) = TaskExecutor::new();
+        let client = Client::builder(executor)
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(connector);
+        Self { client, url, tasks }
+    }
+
+    /// Keeps the connections open as long as it lives, whatever becomes of the client.
+    pub(super) fn tasks(&self) -> TaskOwner {
+        Arc::clone(&self.tasks)
+    }
+
+    /// Sends a request to a path of the instance and waits for the head of the reply.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Rope,
+    ) -> Result<Response<Incoming>, Failure> {
+        let uri = format!("http://{}{}{path}", self.url.authority(), self.url.path_prefix);
+        let uri = Uri::try_from(uri)
+            .map_err(|error| Failure::broken(format!("{path:?} is no path: {error}")))?;
+        let mut request = Request::new(RopeBody::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        // Both are the client's to say.
+        request.headers_mut().remove(HOST);
+        request.headers_mut().remove(CONTENT_LENGTH);
+        let sent = self.client.request(request).await;
+        sent.map_err(|error| Failure::connection(format!("{}: {}", self.url, chain(&error))))
+    }
+
+    /// Sends a request and reads the whole reply, at most `max` bytes of it.
+    pub(super) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Rope,
+        max: usize,
+    ) -> Result<HttpReply, Failure> {
+        let response = self.send(method, path, headers, body).await?;
+        self.read(response, max).await
+    }
+
+    /// Reads the whole reply, at most `max` bytes of it.
+    pub(super) async fn read(
+        &self,
+        response: Response<Incoming>,
+        max: usize,
+    ) -> Result<HttpReply, Failure> {
+        let (head, mut incoming) = response.into_parts();
+        let mut body = Rope::new();
+        if incoming.size_hint().lower() > max as u64 {
+            return Err(self.too_large(max));
+        }
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|error| {
+                Failure::connection(format!("{}: the reply broke off: {}", self.url, chain(&error)))
+            })?;
+            if let Ok(data) = frame.into_data() {
+                if body.len() + data.len() > max {
+                    return Err(self.too_large(max));
+                }
+                body.push(data);
+            }
+        }
+        Ok(HttpReply { status: head.status, headers: head.headers, body })
+    }
+
+    fn too_large(&self, max: usize) -> Failure {
+        Failure::broken(format!("{}: the reply has more than {max} bytes", self.url))
+    }
+}
+
+/// A reply that was read whole.
+#[derive(Debug)]
+pub(super) struct HttpReply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Rope,
+}
+
+impl HttpReply {
+    /// The body in one piece.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.body.to_bytes()
+    }
+}
+
+/// Adds what every instance is told about a batch: its request id and its trace.
+pub(super) fn insert_context(headers: &mut HeaderMap, context: &BatchContext) {
+    let mut insert = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    if !context.request_id.is_empty() {
+        insert("x-request-id", &context.request_id);
+    }
+    if let Some(trace) = &context.trace {
+        insert("traceparent", &trace.parent);
+        if let Some(state) = &trace.state {
+            insert("tracestate", state);
+        }
+    }
+}
+
+/// An error and its causes, outermost first: the cause is what tells a refused connection from a
+/// name that does not resolve.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
