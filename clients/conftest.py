@@ -1,0 +1,40 @@
+"""The server that most of the suite talks to: the release binary with the repository's own models.toml."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from support import digits  # noqa: E402
+from support.batchwise import REPOSITORY, Batchwise  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def batchwise(tmp_path_factory):
+    server = Batchwise(REPOSITORY / "models.toml", tmp_path_factory.mktemp("batchwise"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    return digits.held_out()
+
+
+@pytest.fixture
+def start_batchwise(tmp_path):
+    """Starts further servers from the text of a models.toml; each must end well after the test."""
+    started = []
+
+    def start(config_text):
+        config = tmp_path / f"models-{len(started)}.toml"
+        config.write_text(config_text)
+        server = Batchwise(config, tmp_path)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

@@ -1,0 +1,96 @@
+"""The program under test, started as a user starts it."""
+
+import json
+import os
+import pathlib
+import urllib.error
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .processes import Process, free_ports
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+START_ATTEMPTS = 3
+
+
+def program(name="batchwise"):
+    """The path of a release binary; `BATCHWISE_BIN` names another `batchwise`, its neighbours go with it."""
+    default = REPOSITORY / "target" / "release" / "batchwise"
+    batchwise = pathlib.Path(os.environ.get("BATCHWISE_BIN", default)).resolve()
+    found = batchwise if name == "batchwise" else batchwise.parent / "examples" / name
+    if not found.exists():
+        raise FileNotFoundError(f"{found}: build it with `cargo build --release --bins --examples`")
+    return found
+
+
+def http_status(url):
+    """The status of a GET, or None when nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return None
+
+
+class Batchwise:
+    """A running `batchwise serve` on ports of its own."""
+
+    def __init__(self, config, log_directory):
+        for attempt in range(START_ATTEMPTS):
+            http, grpc, admin = free_ports(3)
+            self.http, self.grpc, self.admin = (f"127.0.0.1:{port}" for port in (http, grpc, admin))
+            self.process = Process(
+                [program(), "serve", "--config", config, "--log-format", "json"]
+                + ["--http", self.http, "--grpc", self.grpc, "--admin", self.admin],
+                pathlib.Path(log_directory) / f"batchwise-{admin}.log",
+            )
+            try:
+                self.process.wait_ready(lambda: http_status(f"http://{self.admin}/readyz") == 200)
+                return
+            except RuntimeError as error:
+                # Another process may have taken a port between its choice and its use.
+                if "in use" not in str(error) or attempt == START_ATTEMPTS - 1:
+                    raise
+            except TimeoutError:
+                self.process.kill()
+                raise
+
+    def samples(self):
+        """All metrics: (sample name, labels as a sorted tuple of pairs) -> value."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def total(self, name, **labels):
+        """The sum of a metric over all series that carry `labels`."""
+        wanted = set(labels.items())
+        return sum(
+            value
+            for (sample, pairs), value in self.samples().items()
+            if sample == name and wanted <= set(pairs)
+        )
+
+    def status(self):
+        with urllib.request.urlopen(f"http://{self.admin}/api/status", timeout=10) as response:
+            return json.load(response)
+
+    def complaints(self):
+        """Log lines that must not be there: errors and panics."""
+        return [
+            line
+            for line in self.process.log().splitlines()
+            if "panicked at" in line or '"level":"ERROR"' in line.replace(" ", "")
+        ]
+
+    def stop(self):
+        """Ends the server with SIGTERM; it must obey, and must not have complained."""
+        code = self.process.stop()
+        assert code == 0, f"exit code {code}:\n{self.process.log()[-4000:]}"
+        assert not self.complaints(), "\n".join(self.complaints()[:20])
