@@ -38,6 +38,8 @@ def http_status(url):
 class Batchwise:
     """A running `batchwise serve` on ports of its own."""
 
+    expected_exit_code = 0
+
     def __init__(self, config, log_directory):
         for attempt in range(START_ATTEMPTS):
             http, grpc, admin = free_ports(3)
@@ -92,5 +94,5 @@ class Batchwise:
     def stop(self):
         """Ends the server with SIGTERM; it must obey, and must not have complained."""
         code = self.process.stop()
-        assert code == 0, f"exit code {code}:\n{self.process.log()[-4000:]}"
+        assert code == self.expected_exit_code, f"exit code {code}:\n{self.process.log()[-4000:]}"
         assert not self.complaints(), "\n".join(self.complaints()[:20])

@@ -6,20 +6,21 @@ import mlserver
 import numpy as np
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.types import InferenceResponse
+from prometheus_client import Histogram
 
 SERVICE_TIME_SECONDS = 0.005
-ROWS_METRIC = "affine_rows"
 
 
 class Affine(mlserver.MLModel):
     async def load(self):
-        mlserver.register(ROWS_METRIC, "Rows in one execution")
+        # Without parallel workers MLServer's metrics page shows prometheus_client's default registry.
+        self.rows = Histogram("affine_rows", "Rows in one execution")
         return True
 
     async def predict(self, payload):
         tensors = {tensor.name: tensor for tensor in payload.inputs}
         x = NumpyCodec.decode_input(tensors["x"])
-        mlserver.log(**{ROWS_METRIC: len(x)})
+        self.rows.observe(len(x))
         await asyncio.sleep(SERVICE_TIME_SECONDS)
         y = x * np.float32(2) + np.float32(1)
         notes = StringCodec.decode_input(tensors["note"])
