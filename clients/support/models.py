@@ -1,5 +1,5 @@
 """The models of the repository's models.toml: all run inside the server, so no backend is needed."""
 
 DIGITS = "digits"
-EMBEDDINGS = "embed"
+EMBEDDINGS = "embedding"
 CHAT = "echo"
