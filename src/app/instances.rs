@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{EmbeddedKind, ModelPlan};
+use crate::config::{EmbeddedKind, InstanceAddress, InstancePlan, ModelPlan, Protocol};
 use crate::embedded::{LoadError, OnnxModel, digits};
 use crate::engine::ModelSetup;
-use crate::instance::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance};
+use crate::instance::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance, KserveGrpc};
 
 /// Why a model cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum SetupError {
 pub fn set_up(plan: &ModelPlan) -> Result<ModelSetup, SetupError> {
     let instances = match &plan.embedded {
         Some(kind) => embedded(plan, kind)?,
-        None => remote(plan),
+        None => plan.instances.iter().filter_map(|instance| remote(plan, instance)).collect(),
     };
     Ok(ModelSetup { plan: plan.clone(), instances })
 }
@@ -69,6 +69,11 @@ fn embedded(plan: &ModelPlan, kind: &EmbeddedKind) -> Result<Vec<Arc<dyn Instanc
     Ok(plan.instances.iter().map(|_| one()).collect())
 }
 
-fn remote(_: &ModelPlan) -> Vec<Arc<dyn Instance>> {
-    Vec::new()
+fn remote(plan: &ModelPlan, instance: &InstancePlan) -> Option<Arc<dyn Instance>> {
+    let InstanceAddress::Url(url) = &instance.address else { return None };
+    let (url, name) = (url.clone(), plan.upstream_name.clone());
+    match plan.protocol {
+        Protocol::KserveGrpc => Some(KserveGrpc::new(url, name)),
+        _ => None,
+    }
 }

@@ -4,10 +4,10 @@
 //! [`Answer`] for the whole batch. It knows nothing of calls, members or queues: joining and
 //! splitting are the engine's.
 
-mod embedded;
 mod channel;
 mod connection;
 mod describe;
+mod embedded;
 mod failure;
 mod grpc_status;
 mod kserve_grpc;
