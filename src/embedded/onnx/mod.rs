@@ -68,6 +68,14 @@ impl OnnxModel {
         &self.outputs
     }
 
+    /// Whether the rows of several callers can share a run: axis 0 of every input and output is
+    /// the same open axis.
+    pub fn batches(&self) -> bool {
+        let mut tensors = self.inputs.iter().chain(self.outputs.iter());
+        let first = self.inputs.first().and_then(|input| input.axes.first());
+        matches!(first, Some(Axis::Open(_))) && tensors.all(|tensor| tensor.axes.first() == first)
+    }
+
     /// Runs the model on all rows at once and returns every output, in the model's order.
     ///
     /// The inputs may come in any order. Computes on the calling thread: an asynchronous caller
@@ -132,7 +140,8 @@ impl TensorSignature {
         self.axes.iter().map(extent).collect()
     }
 
-    /// Whether axis 0 is open: rows of several callers can share a run.
+    /// Whether axis 0 is open; [`OnnxModel::batches`] says whether that makes the model one that
+    /// batches.
     pub fn batches(&self) -> bool {
         matches!(self.axes.first(), Some(Axis::Open(_)))
     }

@@ -97,7 +97,23 @@ fn inputs_and_outputs_are_described() {
     };
     assert_eq!(described(model.inputs()), ["'left' FP32 [-1, 3]", "'right' FP32 [-1, 3]"]);
     assert_eq!(described(model.outputs()), ["'sum' FP32 [-1, 3]"]);
-    assert!(model.inputs().iter().all(TensorSignature::batches));
+    assert!(model.batches());
+}
+
+#[test]
+fn a_model_batches_when_all_tensors_share_an_open_first_axis() {
+    let batches = |inputs: &[ValueInfoProto], operator, output| {
+        let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+        let bytes = onnx_bytes(inputs, &[node(operator, &names, "y")], &[output]);
+        OnnxModel::from_bytes(&bytes).unwrap().batches()
+    };
+    let open = |name| value(name, FLOAT, "n 3");
+    assert!(batches(&[open("a"), value("b", FLOAT, "n 1")], "Add", open("y")));
+    assert!(batches(&[value("a", FLOAT, "? 3")], "Relu", value("y", FLOAT, "? 3")));
+    assert!(!batches(&[open("a"), value("b", FLOAT, "1 3")], "Add", open("y")));
+    assert!(!batches(&[open("a"), value("b", FLOAT, "3 m")], "MatMul", value("y", FLOAT, "n m")));
+    assert!(!batches(&[open("a")], "Transpose", value("y", FLOAT, "3 n")));
+    assert!(!batches(&[open("a")], "ReduceSum", value("y", FLOAT, "1 1")));
 }
 
 #[test]
@@ -126,7 +142,7 @@ fn a_fixed_first_axis_does_not_batch() {
     );
     let model = OnnxModel::from_bytes(&bytes).unwrap();
     assert_eq!(model.inputs()[0].shape(), [1, 2]);
-    assert!(!model.inputs()[0].batches());
+    assert!(!model.batches());
     assert!(model.run(&[floats("x", &[1, 2], &[1.0, -1.0])]).is_ok());
     assert!(model.run(&[floats("x", &[2, 2], &[0.0; 4])]).is_err());
 }
