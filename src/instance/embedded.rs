@@ -62,7 +62,7 @@ impl Instance for EmbeddedTensors {
             datatype: signature.datatype(),
             shape: signature.shape(),
         };
-        let batches = self.model.inputs().iter().all(TensorSignature::batches);
+        let batches = self.model.batches();
         let description = Description {
             platform: "onnx".to_owned(),
             versions: vec!["1".to_owned()],
