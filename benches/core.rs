@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use batchwise::lane::{
-    BreakerPlan, CallId, Effect, Event, Greedy, Health, Instant, InstanceChange, InstanceId, Lane,
+    BreakerPlan, CallId, Effect, Event, Greedy, Health, InstanceChange, InstanceId, Instant, Lane,
     LanePlan, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
 };
 use batchwise::tensor::{DataType, Shape, Tensor, join, split};

@@ -1,0 +1,10 @@
+//! The whole proxy on the loopback, between real clients and fault-injecting model servers.
+
+#[path = "../support/model_server/mod.rs"]
+pub mod model_server;
+
+mod bad_input;
+mod faults;
+mod operations;
+mod stage;
+mod wire;
