@@ -25,7 +25,7 @@ use support::Failure;
 use support::bounds::{Curve, LOADS, bound};
 use support::caller::Protocol;
 use support::load::Load;
-use support::measured::Measured;
+use support::measured::Series;
 use support::report::{Format, Ideal, Line};
 use support::stage::{self, Setup, Stage, Target};
 
@@ -42,11 +42,13 @@ enum Scenario {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Only {
-    /// The model server without a proxy.
+enum Proxy {
+    /// The proxy of this project.
+    Batchwise,
+    /// Envoy, in the scenario overhead and only with `--envoy`.
+    Envoy,
+    /// No proxy: the model server alone.
     Direct,
-    /// All targets.
-    All,
 }
 
 /// Measures the proxy end to end.
@@ -57,9 +59,9 @@ struct Arguments {
     /// One JSON object a line instead of tables.
     #[arg(long)]
     json: bool,
-    /// What to put load on.
-    #[arg(long, value_enum, default_value = "all")]
-    target: Only,
+    /// What to put load on beside the model server itself, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "batchwise,envoy")]
+    target: Vec<Proxy>,
     /// Seconds of load in one segment.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -192,7 +194,7 @@ impl Bench {
         }
         // One model server without batching is past its capacity at the least of the loads.
         for (target, alone) in targets.iter().zip(&alone).skip(1) {
-            let path_ms = alone.quantile_ms(0.5) - curve.alone().as_secs_f64() * 1e3;
+            let path_ms = alone.pooled.quantile_ms(0.5) - curve.alone().as_secs_f64() * 1e3;
             for percent in LOADS {
                 let rate = self.capacity() * f64::from(percent) / 100.0;
                 let load = Load::Open { rate };
@@ -258,11 +260,12 @@ impl Bench {
     /// The model server itself comes first.
     async fn targets(&self, stage: &Stage, with_envoy: bool) -> Result<Vec<Target>, Failure> {
         let mut targets = vec![stage.direct().await?];
-        if self.arguments.target == Only::All {
+        let wanted = &self.arguments.target;
+        if wanted.contains(&Proxy::Batchwise) {
             targets.push(stage.batchwise().await?);
-            if with_envoy {
-                targets.extend(stage.envoy().await?);
-            }
+        }
+        if with_envoy && wanted.contains(&Proxy::Envoy) {
+            targets.extend(stage.envoy().await?);
         }
         Ok(targets)
     }
@@ -273,18 +276,18 @@ impl Bench {
         stage: &Stage,
         targets: &[Target],
         load: Load,
-    ) -> Result<Vec<Measured>, Failure> {
+    ) -> Result<Vec<Series>, Failure> {
         let mut sums = Vec::with_capacity(targets.len());
         let seed = self.arguments.seed;
         for target in targets {
             stage.measure(target, load, self.segment / 2, seed).await?;
-            sums.push(Measured::new()?);
+            sums.push(Series::new()?);
         }
         for round in 1..=self.arguments.rounds {
             // The same arrivals for all targets of a round.
             let seed = seed.wrapping_add(u64::from(round) << 32);
             for (target, sum) in targets.iter().zip(&mut sums) {
-                sum.add(&stage.measure(target, load, self.segment, seed).await?)?;
+                sum.push(stage.measure(target, load, self.segment, seed).await?)?;
             }
         }
         Ok(sums)

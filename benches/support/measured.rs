@@ -9,6 +9,9 @@ use super::Failure;
 /// Three significant figures are well below the noise of any run.
 const SIGNIFICANT_FIGURES: u8 = 3;
 
+/// No call takes longer than a minute: it is given up before.
+const LONGEST_NANOSECONDS: u64 = 60_000_000_000;
+
 /// Latencies and counts of one or more runs against the same target.
 #[derive(Clone, Debug)]
 pub struct Measured {
@@ -41,7 +44,7 @@ impl Measured {
     /// Nothing yet.
     pub fn new() -> Result<Self, Failure> {
         Ok(Self {
-            latencies: Histogram::new(SIGNIFICANT_FIGURES)?,
+            latencies: Histogram::new_with_bounds(1, LONGEST_NANOSECONDS, SIGNIFICANT_FIGURES)?,
             failed: 0,
             first_failure: None,
             elapsed: Duration::ZERO,
@@ -114,5 +117,37 @@ impl Measured {
     /// Processor time of the load generator per good call, in microseconds.
     pub fn own_processor_us(&self) -> f64 {
         self.own_processor.as_secs_f64() * 1e6 / self.completed().max(1) as f64
+    }
+}
+
+/// Runs against one target that took turns with runs against others.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// All rounds together.
+    pub pooled: Measured,
+    rounds: Vec<Measured>,
+}
+
+impl Series {
+    /// No rounds yet.
+    pub fn new() -> Result<Self, Failure> {
+        Ok(Self { pooled: Measured::new()?, rounds: Vec::new() })
+    }
+
+    /// Adds a round.
+    pub fn push(&mut self, round: Measured) -> Result<(), Failure> {
+        self.pooled.add(&round)?;
+        self.rounds.push(round);
+        Ok(())
+    }
+
+    /// Milliseconds that this share (0 to 1) of the calls took longer than in the same round of
+    /// `other`; the median of the rounds, so that one disturbed round does not decide.
+    pub fn added_ms(&self, other: &Self, share: f64) -> Option<f64> {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        let mut added: Vec<f64> =
+            pairs.map(|(mine, its)| mine.quantile_ms(share) - its.quantile_ms(share)).collect();
+        added.sort_by(f64::total_cmp);
+        added.get(added.len() / 2).copied()
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::bounds::Bound;
-use super::measured::Measured;
+use super::measured::Series;
 
 /// One line of a table.
 #[derive(Debug)]
@@ -18,9 +18,9 @@ pub struct Line<'a> {
     /// The load, in words.
     pub load: String,
     /// What came of it.
-    pub measured: &'a Measured,
+    pub measured: &'a Series,
     /// The same load on the model server directly, in the same run.
-    pub direct: Option<&'a Measured>,
+    pub direct: Option<&'a Series>,
     /// What the target is held against.
     pub ideal: Ideal,
 }
@@ -57,7 +57,9 @@ impl Format {
     /// Begins a scenario.
     pub fn title(self, text: &str) -> Result<(), Failure> {
         if self == Self::Table {
-            writeln!(std::io::stdout(), "\n{text}\n{HEAD}")?;
+            let load = std::fs::read_to_string("/proc/loadavg")?;
+            let load = load.split(' ').next().unwrap_or_default();
+            writeln!(std::io::stdout(), "\n{text} (load average before: {load})\n{HEAD}")?;
         }
         Ok(())
     }
@@ -70,7 +72,7 @@ impl Format {
         };
         let mut out = std::io::stdout();
         writeln!(out, "{text}")?;
-        if let (Self::Table, Some(reason)) = (self, &line.measured.first_failure) {
+        if let (Self::Table, Some(reason)) = (self, &line.measured.pooled.first_failure) {
             writeln!(out, "           first failure: {reason}")?;
         }
         out.flush()?;
@@ -81,12 +83,12 @@ impl Format {
 impl Line<'_> {
     /// Latency beyond the direct call's, for a share of the calls.
     fn added_ms(&self, share: f64) -> Option<f64> {
-        let direct = self.direct?;
-        Some(self.measured.quantile_ms(share) - direct.quantile_ms(share))
+        self.measured.added_ms(self.direct?, share)
     }
 
     fn columns(&self) -> String {
-        let Self { target, load, measured, .. } = self;
+        let Self { target, load, .. } = self;
+        let measured = &self.measured.pooled;
         let added = |share| self.added_ms(share).map_or("-".to_owned(), |ms| format!("{ms:.3}"));
         format!(
             "{target:<10} {load:<20} {:>7.0} {:>7} {:>8.3} {:>8.3} {:>8.3} {:>8} {:>8} {:>7.2} \
@@ -106,7 +108,7 @@ impl Line<'_> {
     }
 
     fn against_ideal(&self) -> String {
-        let measured = self.measured;
+        let measured = &self.measured.pooled;
         match self.ideal {
             Ideal::None => String::new(),
             Ideal::Rate(rate) => {
@@ -123,7 +125,7 @@ impl Line<'_> {
     }
 
     fn json(&self) -> Value {
-        let measured = self.measured;
+        let measured = &self.measured.pooled;
         let mut line = json!({
             "scenario": self.scenario, "target": self.target, "load": self.load,
             "completed": measured.completed(), "failed": measured.failed,

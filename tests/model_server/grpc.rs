@@ -326,3 +326,19 @@ async fn a_shut_down_address_refuses_and_can_be_served_again() {
     let _again = ModelServer::start(options).await.unwrap();
     bounded(client.model_infer(floats(&[1.0]))).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_dropped_server_takes_its_connections_with_it() {
+    let (server, client) = server_with(Settings::default()).await;
+    server.switches().set(|settings| settings.stall = Trigger::Always);
+    let call = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.model_infer(floats(&[1.0])).await }
+    });
+    server.wait_until(|seen| seen.calls == 1, BOUND).await.unwrap();
+    let address = server.grpc_address();
+    drop(server);
+    bounded(call).await.unwrap().unwrap_err();
+    let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+    bounded(refused).await;
+}
