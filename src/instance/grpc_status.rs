@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 use tonic::{Code, Status};
 
 use super::Failure;
+use super::http_status::retry_after;
 use crate::call::{Fault, FaultKind, Refusal};
 use crate::lane::Blame;
 
@@ -28,7 +29,8 @@ impl GrpcError {
         let pushback = headers
             .get("grpc-retry-pushback-ms")
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_millis);
+            .map(Duration::from_millis)
+            .or_else(|| retry_after(headers));
         Some(Err(Self { code: status.code(), message: status.message().to_owned(), pushback }))
     }
 

@@ -254,3 +254,35 @@ impl Instance for KserveGrpc {
         Box::pin(self.ask_description())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executions_are_counted_over_groups_and_devices() {
+        let group = |count, gpus| pb::ModelInstanceGroup { count, gpus, ..Default::default() };
+        let config = pb::ModelConfig {
+            max_batch_size: 8,
+            instance_group: vec![group(2, vec![0, 1]), group(1, Vec::new()), group(-1, Vec::new())],
+            ..Default::default()
+        };
+        let read = configuration(&config);
+        assert_eq!((read.max_batch_size, read.executions), (8, 5));
+        assert!(!read.decoupled && !read.sequences);
+    }
+
+    #[test]
+    fn decoupled_and_stateful_models_are_recognized() {
+        use pb::model_config::SchedulingChoice;
+        let policy = pb::ModelTransactionPolicy { decoupled: true };
+        let sequences = SchedulingChoice::SequenceBatching(pb::ModelSequenceBatching::default());
+        let config = pb::ModelConfig {
+            model_transaction_policy: Some(policy),
+            scheduling_choice: Some(sequences),
+            ..Default::default()
+        };
+        let read = configuration(&config);
+        assert!(read.decoupled && read.sequences);
+    }
+}

@@ -10,6 +10,7 @@ mod describe;
 mod embedded;
 mod failure;
 mod grpc_status;
+mod http_status;
 mod kserve_grpc;
 
 use std::fmt;
