@@ -10,8 +10,13 @@ mod describe;
 mod embedded;
 mod failure;
 mod grpc_status;
+mod http_paths;
 mod http_status;
+mod items;
 mod kserve_grpc;
+mod kserve_http;
+mod kserve_v1;
+mod openai;
 
 use std::fmt;
 use std::future::Future;
@@ -22,6 +27,9 @@ use tokio::time::Instant;
 pub use embedded::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors};
 pub use failure::Failure;
 pub use kserve_grpc::KserveGrpc;
+pub use kserve_http::KserveHttp;
+pub use kserve_v1::KserveV1;
+pub use openai::OpenAi;
 
 use crate::call::{Answer, Fault, FaultKind, TraceContext, Work};
 use crate::tensor::DataType;

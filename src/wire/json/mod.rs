@@ -11,6 +11,7 @@
 mod document;
 pub(crate) mod elements_in;
 pub(crate) mod elements_out;
+mod plain;
 mod raw;
 mod reply;
 mod request;
@@ -18,6 +19,7 @@ mod request;
 mod tests;
 mod token;
 
+pub use plain::write_plain_infer_request;
 pub use raw::parse_raw_infer_request;
 pub use reply::{parse_infer_reply, write_infer_reply};
 pub use request::{OutputForm, ParsedInfer, parse_infer_request, write_infer_request};
