@@ -5,7 +5,9 @@
 //! routes of its own.
 
 mod accept;
+pub mod admin;
 pub mod grpc;
+pub mod http;
 mod state;
 
 pub use accept::Acceptor;

@@ -26,12 +26,11 @@ impl Front {
 
     /// The routes of the call listeners, but for the inference service.
     pub fn routes(&self) -> Router {
-        super::grpc::companions(self)
+        super::grpc::companions(self).fallback_service(super::http::router(self))
     }
 
     /// The routes of the admin listener.
     pub fn admin_routes(&self, telemetry: Telemetry) -> Router {
-        Router::new()
-            .route("/metrics", axum::routing::get(move || async move { telemetry.render() }))
+        super::admin::router(Arc::clone(&self.models), telemetry)
     }
 }

@@ -1,0 +1,92 @@
+//! KServe v2 and v1 and OpenAI over HTTP.
+//!
+//! A handler finds the model, reads the terms from the headers, then the body, and only then asks
+//! the engine: a request that cannot be answered is refused before its body is read. Whatever
+//! happens, also on routes that do not exist, the caller gets JSON in its protocol's form and an
+//! `x-request-id`.
+
+mod body;
+mod find;
+mod openai;
+mod problem;
+mod reply;
+mod request_id;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+use self::problem::Dialect;
+use crate::call::{Fault, FaultKind};
+use crate::engine::Models;
+use crate::front::Front;
+
+/// What the handlers share.
+#[derive(Debug)]
+struct HttpState {
+    models: Arc<Models>,
+    /// Counted after decompression.
+    max_request_bytes: usize,
+    /// When the process started, in seconds since 1970: the age of the models, as OpenAI's list
+    /// wants one.
+    started: u64,
+}
+
+/// Every route of the HTTP port.
+pub fn router(front: &Front) -> Router {
+    let state = Arc::new(HttpState {
+        models: Arc::clone(&front.models),
+        max_request_bytes: front.max_request_bytes,
+        started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    });
+    Router::new()
+        .merge(v2::routes())
+        .route("/v1/models", get(openai::list_models))
+        .route("/v1/models/{*rest}", get(v1::model).post(v1::predict))
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/completions", post(openai::completions))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(request_id::attach))
+        .with_state(state)
+}
+
+async fn unknown_route(request: Request) -> Response {
+    if is_grpc(&request) {
+        return tonic::Status::unimplemented("there is no such service").into_http();
+    }
+    let path = request.uri().path();
+    let message = format!(
+        "there is no route {} {path:.200}; see /v2/models/MODEL/infer (KServe v2), \
+         /v1/models/MODEL:predict (KServe v1) and /v1/chat/completions, /v1/completions, \
+         /v1/embeddings, /v1/models (OpenAI)",
+        request.method()
+    );
+    problem::respond(Dialect::of_path(path), &Fault::new(FaultKind::UnknownRoute, message))
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let path = request.uri().path();
+    let message = format!(
+        "{} is not the method of {path:.200}; header 'allow' tells which are",
+        request.method()
+    );
+    problem::respond(Dialect::of_path(path), &Fault::new(FaultKind::MethodNotAllowed, message))
+}
+
+/// Both protocols share the port: what no gRPC service took comes here.
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,128 @@
+//! OpenAI: the list of models, embeddings, and text whole or streamed.
+
+mod relay;
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use self::relay::respond;
+use super::find::{self, wrong_route};
+use super::problem::OpenAiFault;
+use super::request_id::RequestId;
+use super::v2::wrong_answer;
+use super::{HttpState, body, reply, terms};
+use crate::call::{Answer, Fault, FaultKind, RelayRequest, Work};
+use crate::engine::{Model, WorkKind};
+use crate::telemetry::Via;
+use crate::wire::openai::{
+    ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
+};
+
+/// A model as OpenAI's clients know it.
+#[derive(Serialize)]
+pub(super) struct ModelObject<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+impl<'a> ModelObject<'a> {
+    pub(super) fn of(model: &'a Model, created: u64) -> Self {
+        Self { id: model.name(), object: "model", created, owned_by: "batchwise" }
+    }
+}
+
+/// OpenAI's list of what answers OpenAI's routes, with KServe v1's list of all names beside it.
+#[derive(Serialize)]
+struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<ModelObject<'a>>,
+    models: Vec<&'a str>,
+}
+
+pub(super) async fn list_models(State(state): State<Arc<HttpState>>) -> Response {
+    let answers_openai = |model: &&Arc<Model>| matches!(model.kind(), WorkKind::OpenAi { .. });
+    reply::json(&ModelList {
+        object: "list",
+        data: state
+            .models
+            .iter()
+            .filter(answers_openai)
+            .map(|model| ModelObject::of(model, state.started))
+            .collect(),
+        models: state.models.iter().map(|model| model.name()).collect(),
+    })
+}
+
+pub(super) async fn embeddings(
+    State(state): State<Arc<HttpState>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, OpenAiFault> {
+    let arrived = Instant::now();
+    let (parts, body) = request.into_parts();
+    let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
+    let ParsedEmbeddings { model: name, mut request, wants_base64 } = parse_embeddings(body)?;
+    let model = find::model(&state.models, &name)?;
+    if !matches!(model.kind(), WorkKind::OpenAi { embeddings: true, .. }) {
+        return Err(wrong_route(&model).into());
+    }
+    let terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    if model.plan().upstream_name != name {
+        // The body names the model as the caller does.
+        request.body = None;
+    }
+    let served = model.call(Work::Items(request), terms, Via::OpenAi).await?;
+    let Answer::Items(answer) = &served.answer else { return Err(wrong_answer().into()) };
+    let body = write_embeddings_reply(&name, answer, wants_base64)
+        .map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
+    Ok(reply::told(reply::json_text(body), &id, &served.timing))
+}
+
+pub(super) async fn chat_completions(
+    state: State<Arc<HttpState>>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Result<Response, OpenAiFault> {
+    generate("/v1/chat/completions", state, id, request).await
+}
+
+pub(super) async fn completions(
+    state: State<Arc<HttpState>>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Result<Response, OpenAiFault> {
+    generate("/v1/completions", state, id, request).await
+}
+
+async fn generate(
+    path: &'static str,
+    State(state): State<Arc<HttpState>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, OpenAiFault> {
+    let arrived = Instant::now();
+    let (parts, body) = request.into_parts();
+    let mut body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
+    let parsed = parse_generation(&body)?;
+    let model = find::model(&state.models, &parsed.model)?;
+    if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
+        return Err(wrong_route(&model).into());
+    }
+    let terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    let known_as = &model.plan().upstream_name;
+    if *known_as != parsed.model {
+        body = parsed.with_model(&body, known_as);
+    }
+    let headers = relay::headers_for_instance(&parts.headers);
+    let request = RelayRequest { path, headers, body, stream: parsed.stream };
+    let served = model.call(Work::Relay(request), terms, Via::OpenAi).await?;
+    let Answer::Relay(answer) = served.answer else { return Err(wrong_answer().into()) };
+    let response = respond(answer).await?;
+    Ok(reply::told(response, &id, &served.timing))
+}

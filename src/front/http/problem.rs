@@ -1,0 +1,279 @@
+//! Faults as replies, in the form of the caller's protocol.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::reply::JSON;
+use crate::call::{Fault, Refusal};
+use crate::wire::status::{Status, http_status, of_kind, retry_after_seconds};
+
+const REASON: HeaderName = HeaderName::from_static("x-batchwise-reason");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// The longest wait that is asked for: clients do not honour more.
+const LONGEST_WAIT_MS: u128 = 60_000;
+/// How much of an instance's words that are no JSON is passed on.
+const LONGEST_WORDS: usize = 1000;
+
+/// The protocol whose errors a caller understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `{"error": "..."}`
+    Kserve,
+    /// `{"error": {"message", "type", "param", "code"}}`
+    OpenAi,
+}
+
+impl Dialect {
+    /// Of a route that need not exist.
+    pub(super) fn of_path(path: &str) -> Self {
+        let is_predict = path.starts_with("/v1/models/") && path.ends_with(":predict");
+        if path.starts_with("/v1/") && !is_predict { Dialect::OpenAi } else { Dialect::Kserve }
+    }
+}
+
+/// A fault of a KServe route.
+#[derive(Debug)]
+pub(super) struct KserveFault(Fault);
+
+/// A fault of an OpenAI route.
+#[derive(Debug)]
+pub(super) struct OpenAiFault(Fault);
+
+impl From<Fault> for KserveFault {
+    fn from(fault: Fault) -> Self {
+        Self(fault)
+    }
+}
+
+impl From<Fault> for OpenAiFault {
+    fn from(fault: Fault) -> Self {
+        Self(fault)
+    }
+}
+
+impl IntoResponse for KserveFault {
+    fn into_response(self) -> Response {
+        respond(Dialect::Kserve, &self.0)
+    }
+}
+
+impl IntoResponse for OpenAiFault {
+    fn into_response(self) -> Response {
+        respond(Dialect::OpenAi, &self.0)
+    }
+}
+
+/// The reply to a call that has no answer.
+pub(super) fn respond(dialect: Dialect, fault: &Fault) -> Response {
+    let table = of_kind(fault.kind);
+    let status = http_status(fault);
+    let body = match dialect {
+        Dialect::Kserve => kserve_body(fault),
+        Dialect::OpenAi => openai_body(fault, &table),
+    };
+    let mut response = (status, body).into_response();
+    write_headers(response.headers_mut(), fault, &table, status);
+    response
+}
+
+fn write_headers(headers: &mut HeaderMap, fault: &Fault, table: &Status, status: StatusCode) {
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(REASON, HeaderValue::from_static(table.reason));
+    if !table.retry_helps {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let wait = fault.retry_after.map_or(1000, |after| after.as_millis().min(LONGEST_WAIT_MS));
+        headers.insert(RETRY_AFTER, retry_after_seconds(fault).unwrap_or(1).into());
+        headers.insert(RETRY_AFTER_MS, u64::try_from(wait).unwrap_or(u64::MAX).into());
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+struct KserveBody<T> {
+    error: T,
+}
+
+fn kserve_body(fault: &Fault) -> Vec<u8> {
+    if let Some(own) = own_body(fault)
+        && serde_json::from_slice::<KserveBody<String>>(own).is_ok()
+    {
+        return own.to_vec();
+    }
+    let error = own_words(fault).unwrap_or_else(|| fault.message.clone().into_owned());
+    serde_json::to_vec(&KserveBody { error }).unwrap_or_default()
+}
+
+/// What is inside `error`, with all four keys.
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+fn openai_body(fault: &Fault, table: &Status) -> Vec<u8> {
+    if let Some(own) = own_body(fault)
+        && serde_json::from_slice::<Value>(own).is_ok_and(|value| is_openai_error(&value))
+    {
+        return own.to_vec();
+    }
+    openai_error(fault, table)
+}
+
+fn openai_error(fault: &Fault, table: &Status) -> Vec<u8> {
+    let words = own_words(fault);
+    let error = OpenAiError {
+        message: words.as_deref().unwrap_or(&fault.message),
+        r#type: table.openai_type,
+        param: fault.field.as_deref(),
+        code: table.openai_code,
+    };
+    serde_json::to_vec(&KserveBody { error }).unwrap_or_default()
+}
+
+/// A fault as the last event of a stream that cannot go on.
+pub(super) fn event(fault: &Fault) -> Vec<u8> {
+    let error = openai_error(fault, &of_kind(fault.kind));
+    [b"data: ".as_slice(), &error, b"\n\n"].concat()
+}
+
+fn is_openai_error(value: &Value) -> bool {
+    let Some(Value::Object(error)) = value.get("error") else { return false };
+    let text_or_null =
+        |key| error.get(key).is_some_and(|value| value.is_string() || value.is_null());
+    ["message", "type"].iter().all(|key| error.get(*key).is_some_and(Value::is_string))
+        && text_or_null("param")
+        && text_or_null("code")
+}
+
+/// The body of an instance that refused the request.
+fn own_body(fault: &Fault) -> Option<&[u8]> {
+    let Refusal { body, .. } = fault.refusal.as_deref()?;
+    body.as_deref()
+}
+
+/// What an instance said when it refused the request, out of whichever form it said it in.
+fn own_words(fault: &Fault) -> Option<String> {
+    let body = own_body(fault)?;
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        let text = String::from_utf8_lossy(body);
+        let text = text.trim();
+        return (!text.is_empty()).then(|| text.chars().take(LONGEST_WORDS).collect());
+    };
+    let places = ["/error/message", "/error", "/message", "/detail"];
+    let words = places.iter().find_map(|place| value.pointer(place)?.as_str());
+    Some(words.map_or_else(|| value.to_string().chars().take(LONGEST_WORDS).collect(), Into::into))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::call::FaultKind;
+
+    async fn text(dialect: Dialect, fault: &Fault) -> (StatusCode, HeaderMap, String) {
+        let (parts, body) = respond(dialect, fault).into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status, parts.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn refused(body: &str) -> Fault {
+        Fault::new(FaultKind::Refused, "refused").with_refusal(Refusal {
+            http: Some(StatusCode::UNPROCESSABLE_ENTITY),
+            grpc: None,
+            body: Some(body.to_owned().into()),
+            content_type: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn every_kind_has_all_keys_in_both_dialects() {
+        use FaultKind::*;
+        for kind in [
+            InvalidRequest,
+            UnknownModel,
+            UnknownRoute,
+            MethodNotAllowed,
+            Unimplemented,
+            TooLarge,
+            QueueFull,
+            Shed,
+            Draining,
+            NoInstance,
+            Upstream,
+            Overloaded,
+            Deadline,
+            Refused,
+            Internal,
+        ] {
+            let fault = Fault::new(kind, "why \"so\"");
+            let (status, headers, body) = text(Dialect::OpenAi, &fault).await;
+            assert!(status.is_client_error() || status.is_server_error());
+            assert_ne!(status, StatusCode::REQUEST_TIMEOUT);
+            assert!(is_openai_error(&serde_json::from_str(&body).unwrap()), "{body}");
+            assert!(headers.contains_key(REASON));
+            assert_eq!(headers.contains_key(RETRY_AFTER), status == 503, "{kind:?}");
+            let (_, _, body) = text(Dialect::Kserve, &fault).await;
+            assert_eq!(body, r#"{"error":"why \"so\""}"#);
+        }
+    }
+
+    #[tokio::test]
+    async fn overload_says_when_to_come_back() {
+        let fault = Fault::new(FaultKind::QueueFull, "full");
+        let (_, headers, _) =
+            text(Dialect::Kserve, &fault.with_retry_after(Duration::from_millis(1500))).await;
+        assert_eq!(
+            (&headers[RETRY_AFTER], &headers[RETRY_AFTER_MS]),
+            (&"2".parse().unwrap(), &"1500".parse().unwrap())
+        );
+        assert!(!headers.contains_key(SHOULD_RETRY));
+        let (_, headers, _) = text(Dialect::Kserve, &Fault::deadline(Duration::ZERO)).await;
+        assert_eq!(headers[SHOULD_RETRY], "false");
+    }
+
+    #[tokio::test]
+    async fn an_instances_own_words_are_passed_on_in_the_right_form() {
+        let openai = r#"{"error":{"message":"m","type":"t","param":null,"code":null}, "x":1}"#;
+        let (status, headers, body) = text(Dialect::OpenAi, &refused(openai)).await;
+        assert_eq!((status.as_u16(), body.as_str()), (422, openai));
+        assert_eq!(headers[REASON], "upstream_refused");
+        assert_eq!(text(Dialect::Kserve, &refused(openai)).await.2, r#"{"error":"m"}"#);
+        let kserve = r#"{ "error": "k" }"#;
+        assert_eq!(text(Dialect::Kserve, &refused(kserve)).await.2, kserve);
+        let expected = |words: &str| {
+            format!(
+                r#"{{"error":{{"message":"{words}","type":"invalid_request_error","param":null,"code":null}}}}"#
+            )
+        };
+        for (body, words) in [
+            (kserve, "k"),
+            (r#"{"object":"error","message":"flat","code":400}"#, "flat"),
+            (r#"{"detail":"fast"}"#, "fast"),
+            (r#"{"error":{"message":"m","type":"t","param":null,"code":7}}"#, "m"),
+            ("plain text ", "plain text"),
+            ("", "refused"),
+        ] {
+            assert_eq!(text(Dialect::OpenAi, &refused(body)).await.2, expected(words), "{body}");
+        }
+    }
+
+    #[test]
+    fn routes_have_the_dialect_of_their_family() {
+        assert_eq!(Dialect::of_path("/v1/models/m:predict"), Dialect::Kserve);
+        assert_eq!(Dialect::of_path("/v1/models/m"), Dialect::OpenAi);
+        assert_eq!(Dialect::of_path("/v1/nothing"), Dialect::OpenAi);
+        assert_eq!(Dialect::of_path("/v2/nothing"), Dialect::Kserve);
+        assert_eq!(Dialect::of_path("/"), Dialect::Kserve);
+    }
+}

@@ -1,0 +1,51 @@
+//! Replies.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use super::request_id::{RequestId, X_REQUEST_ID};
+use crate::call::Timing;
+use crate::tensor::Rope;
+use crate::wire::body::RopeBody;
+
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A reply of 200 with a rope as its body.
+pub(super) fn rope(headers: HeaderMap, body: Rope) -> Response {
+    let mut response = Response::new(Body::new(RopeBody::from(body)));
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A reply of 200 with JSON text as its body.
+pub(super) fn json_text(body: Rope) -> Response {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, JSON);
+    rope(headers, body)
+}
+
+/// A reply of 200 with a value as JSON.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    // Into memory, of types with string keys: nothing that can fail.
+    json_text(Rope::from(serde_json::to_vec(value).unwrap_or_default()))
+}
+
+/// The same reply, telling its id and where the time went.
+pub(super) fn told(mut response: Response, id: &RequestId, timing: &Timing) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id.value());
+    let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let text = format!(
+        "queue;dur={:.3}, batch;dur={:.3};desc=\"{}\"",
+        millis(timing.queue),
+        millis(timing.batch),
+        timing.rows
+    );
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(SERVER_TIMING, value);
+    }
+    response
+}
