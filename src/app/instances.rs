@@ -6,7 +6,10 @@ use std::sync::Arc;
 use crate::config::{EmbeddedKind, InstanceAddress, InstancePlan, ModelPlan, Protocol};
 use crate::embedded::{LoadError, OnnxModel, digits};
 use crate::engine::ModelSetup;
-use crate::instance::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance, KserveGrpc};
+use crate::instance::{
+    EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance, KserveGrpc, KserveHttp, KserveV1,
+    OpenAi,
+};
 
 /// Why a model cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +74,13 @@ fn embedded(plan: &ModelPlan, kind: &EmbeddedKind) -> Result<Vec<Arc<dyn Instanc
 
 fn remote(plan: &ModelPlan, instance: &InstancePlan) -> Option<Arc<dyn Instance>> {
     let InstanceAddress::Url(url) = &instance.address else { return None };
-    let (url, name) = (url.clone(), plan.upstream_name.clone());
-    match plan.protocol {
-        Protocol::KserveGrpc => Some(KserveGrpc::new(url, name)),
-        _ => None,
-    }
+    let (url, name) = (url.clone(), plan.upstream_name.as_str());
+    let path = plan.health.path.clone();
+    Some(match plan.protocol {
+        Protocol::KserveGrpc => KserveGrpc::new(url, name),
+        Protocol::KserveHttp => KserveHttp::new(url, name, path),
+        Protocol::KserveV1 => KserveV1::new(url, name, path),
+        Protocol::OpenAi => OpenAi::new(url, name, path),
+        Protocol::Embedded => return None,
+    })
 }

@@ -2,8 +2,8 @@
 
 use batchwise::tensor::DataType;
 use batchwise::wire::pb;
-use pb::infer_parameter::ParameterChoice;
 use futures_util::StreamExt as _;
+use pb::infer_parameter::ParameterChoice;
 use tonic::Request;
 
 use crate::model_server::{OutputContents, ServiceTime, Settings};
