@@ -5,6 +5,7 @@ pub mod model_server;
 
 mod bad_input;
 mod faults;
+mod http;
 mod operations;
 mod stage;
 mod wire;
