@@ -2,8 +2,14 @@
 
 #[path = "instances/grpc.rs"]
 mod grpc;
+#[path = "instances/items.rs"]
+mod items;
+#[path = "instances/kserve_http.rs"]
+mod kserve_http;
 #[path = "support/model_server/mod.rs"]
 pub mod model_server;
+#[path = "instances/relay.rs"]
+mod relay;
 #[path = "instances/scripted.rs"]
 mod scripted;
 #[path = "instances/support.rs"]

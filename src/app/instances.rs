@@ -74,13 +74,13 @@ fn embedded(plan: &ModelPlan, kind: &EmbeddedKind) -> Result<Vec<Arc<dyn Instanc
 
 fn remote(plan: &ModelPlan, instance: &InstancePlan) -> Option<Arc<dyn Instance>> {
     let InstanceAddress::Url(url) = &instance.address else { return None };
-    let (url, name) = (url.clone(), plan.upstream_name.as_str());
-    let path = plan.health.path.clone();
-    Some(match plan.protocol {
-        Protocol::KserveGrpc => KserveGrpc::new(url, name),
-        Protocol::KserveHttp => KserveHttp::new(url, name, path),
-        Protocol::KserveV1 => KserveV1::new(url, name, path),
-        Protocol::OpenAi => OpenAi::new(url, name, path),
-        Protocol::Embedded => return None,
-    })
+    let (url, name, probe_path) =
+        (url.clone(), plan.upstream_name.as_str(), plan.health.path.clone());
+    match plan.protocol {
+        Protocol::KserveGrpc => Some(Arc::new(KserveGrpc::new(url, name))),
+        Protocol::KserveHttp => Some(Arc::new(KserveHttp::new(url, name, probe_path))),
+        Protocol::KserveV1 => Some(Arc::new(KserveV1::new(url, name, probe_path))),
+        Protocol::OpenAi => Some(Arc::new(OpenAi::new(url, name, probe_path))),
+        Protocol::Embedded => None,
+    }
 }

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use super::{BatchContext, Failure};
 use crate::config::InstanceUrl;
@@ -38,7 +39,10 @@ pub(super) const MAX_REPLY_BYTES: usize = 1 << 30;
 
 /// Runs the tasks of connections and ends them when the last [`TaskOwner`] goes.
 #[derive(Clone, Debug)]
-pub(super) struct TaskExecutor(CancellationToken);
+pub(super) struct TaskExecutor {
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
 
 /// Keeps the tasks of connections running.
 pub(super) type TaskOwner = Arc<DropGuard>;
@@ -46,14 +50,15 @@ pub(super) type TaskOwner = Arc<DropGuard>;
 impl TaskExecutor {
     /// An executor and the owner of its tasks.
     pub(super) fn new() -> (Self, TaskOwner) {
-        let token = CancellationToken::new();
-        (Self(token.clone()), Arc::new(token.drop_guard()))
+        let end = CancellationToken::new();
+        let owner = Arc::new(end.clone().drop_guard());
+        (Self { tasks: TaskTracker::new(), end }, owner)
     }
 }
 
 impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> for TaskExecutor {
     fn execute(&self, task: F) {
-        drop(tokio::spawn(self.0.clone().run_until_cancelled_owned(task)));
+        drop(self.tasks.spawn(self.end.clone().run_until_cancelled_owned(task)));
     }
 }
 

@@ -1,6 +1,5 @@
 //! Instances that speak the Open Inference Protocol over gRPC.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
@@ -41,8 +40,8 @@ pub struct KserveGrpc {
 
 impl KserveGrpc {
     /// The instance at `url` that knows the model as `model`; connects when it is first needed.
-    pub fn new(url: InstanceUrl, model: impl Into<String>) -> Arc<dyn Instance> {
-        Arc::new(Self { channel: Channel::new(url), model: model.into() })
+    pub fn new(url: InstanceUrl, model: impl Into<String>) -> Self {
+        Self { channel: Channel::new(url), model: model.into() }
     }
 
     async fn infer(

@@ -1,6 +1,5 @@
 //! Instances that speak the Open Inference Protocol over HTTP.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::{HeaderMap, Method, StatusCode};
@@ -59,14 +58,14 @@ impl LearnedForm {
 impl KserveHttp {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of the
     /// model's own readiness, and only its status counts.
-    pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Arc<dyn Instance> {
-        Arc::new(Self {
+    pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Self {
+        Self {
             client: HttpClient::new(url),
             model: model.to_owned(),
             model_path: format!("/v2/models/{}", segment(model)),
             probe_path,
             form: LearnedForm::default(),
-        })
+        }
     }
 
     async fn infer(

@@ -1,7 +1,5 @@
 //! Instances that speak KServe v1, which is TensorFlow Serving's REST.
 
-use std::sync::Arc;
-
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
@@ -27,14 +25,14 @@ pub struct KserveV1 {
 impl KserveV1 {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of the
     /// model's own path, and only its status counts.
-    pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Arc<dyn Instance> {
+    pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Self {
         let model_path = format!("/v1/models/{}", segment(model));
-        Arc::new(Self {
+        Self {
             client: HttpClient::new(url),
             predict_path: format!("{model_path}:predict"),
             model_path,
             probe_path,
-        })
+        }
     }
 
     async fn predict(

@@ -1,7 +1,6 @@
 //! Instances that speak OpenAI's REST.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -37,12 +36,8 @@ pub struct OpenAi {
 impl OpenAi {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of
     /// `/health` and `/v1/models`, and must answer with success.
-    pub fn new(
-        url: InstanceUrl,
-        model: impl Into<String>,
-        probe_path: Option<String>,
-    ) -> Arc<dyn Instance> {
-        Arc::new(Self { client: HttpClient::new(url), model: model.into(), probe_path })
+    pub fn new(url: InstanceUrl, model: impl Into<String>, probe_path: Option<String>) -> Self {
+        Self { client: HttpClient::new(url), model: model.into(), probe_path }
     }
 
     async fn embed(

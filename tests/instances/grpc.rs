@@ -26,7 +26,7 @@ use crate::support::{
 
 async fn server_with(settings: Settings) -> (ModelServer, Arc<dyn Instance>) {
     let server = ModelServer::start(Options { settings, ..Options::default() }).await.unwrap();
-    let instance = KserveGrpc::new(url(server.grpc_address()), "linear");
+    let instance = Arc::new(KserveGrpc::new(url(server.grpc_address()), "linear"));
     (server, instance)
 }
 
@@ -238,7 +238,7 @@ async fn a_call_under_way_survives_going_away_and_the_next_one_gets_a_new_connec
         }
     })
     .await;
-    let instance = KserveGrpc::new(url(server.address), "m");
+    let instance = Arc::new(KserveGrpc::new(url(server.address), "m"));
     let run = |values: &'static [f32]| {
         let instance = Arc::clone(&instance);
         tokio::spawn(async move { instance.run(work(values), context()).await })

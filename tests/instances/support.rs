@@ -1,5 +1,10 @@
 //! Works and contexts, and a bound for every test.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helpers may fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers may fail the test"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
