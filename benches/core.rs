@@ -3,8 +3,6 @@
 //!
 //! `cargo bench --bench core`
 
-#![expect(missing_docs, reason = "criterion's macros")]
-
 use std::hint::black_box;
 
 use batchwise::lane::{

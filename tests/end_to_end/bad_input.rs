@@ -38,7 +38,7 @@ const CASES: [Case; 12] = [
         "both kinds of contents",
         |r| {
             r.inputs[0].contents =
-                Some(pb::InferTensorContents { fp32_contents: vec![1.0], ..Default::default() })
+                Some(pb::InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
         },
         Code::InvalidArgument,
         "'x'",

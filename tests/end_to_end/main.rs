@@ -1,5 +1,12 @@
 //! The whole proxy on the loopback, between real clients and fault-injecting model servers.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
 #[path = "../support/model_server/mod.rs"]
 pub mod model_server;
 
