@@ -84,7 +84,8 @@ pub(crate) fn fp32(values: &[f32]) -> Vec<u8> {
 /// A request for the model `linear`: `rows` x `columns` values, counted up from `from`.
 pub(crate) fn request(rows: usize, columns: usize, from: f32) -> pb::ModelInferRequest {
     let values: Vec<f32> = (0..rows * columns).map(|index| from + index as f32).collect();
-    raw("FP32", &[rows as i64, columns as i64], fp32(&values))
+    let extent = |count| i64::try_from(count).unwrap();
+    raw("FP32", &[extent(rows), extent(columns)], fp32(&values))
 }
 
 pub(crate) fn raw(datatype: &str, shape: &[i64], data: Vec<u8>) -> pb::ModelInferRequest {
