@@ -1,5 +1,7 @@
 //! Clients of instances against servers that answer, refuse, break off and vanish.
 
+#[path = "instances/faulty.rs"]
+mod faulty;
 #[path = "instances/grpc.rs"]
 mod grpc;
 #[path = "instances/items.rs"]

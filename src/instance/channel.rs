@@ -34,16 +34,23 @@ const MAX_FRAME: u32 = 1 << 20;
 /// Statuses carry texts in headers, and some servers put stack traces into them.
 const MAX_HEADERS: u32 = 64 << 10;
 
-/// How long an instance may be silent while it owes a reply before it is pinged. Rarer than what
-/// gRPC servers take for abuse; an idle connection is left alone for the same reason.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How a peer that died without a word is noticed.
+#[derive(Clone, Copy, Debug)]
+struct Pings {
+    /// How long an instance may be silent while it owes a reply before it is pinged.
+    interval: Duration,
+    /// How long it has to answer the ping.
+    timeout: Duration,
+}
 
-/// How long it has to answer the ping.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rarer than what gRPC servers take for abuse; an idle connection is left alone for the same
+/// reason.
+const PINGS: Pings = Pings { interval: Duration::from_secs(20), timeout: Duration::from_secs(5) };
 
 /// One HTTP/2 connection to one instance, made again when it breaks.
 pub(super) struct Channel {
     url: InstanceUrl,
+    pings: Pings,
     live: ArcSwapOption<Connection>,
     /// Held by whoever is connecting; the error of the last attempt that failed.
     connecting: Mutex<String>,
@@ -65,8 +72,13 @@ impl fmt::Debug for Channel {
 
 impl Channel {
     pub(super) fn new(url: InstanceUrl) -> Self {
+        Self::with_pings(url, PINGS)
+    }
+
+    fn with_pings(url: InstanceUrl, pings: Pings) -> Self {
         Self {
             url,
+            pings,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(String::new()),
             failed_attempts: AtomicU64::new(0),
@@ -102,7 +114,7 @@ impl Channel {
                     }
                     _ => {
                         let text = chain(&error.into_error());
-                        return Err(Failure::connection(format!("{}: {text}", self.url)));
+                        return Err(Failure::connection(format!("the connection broke: {text}")));
                     }
                 },
             }
@@ -126,9 +138,9 @@ impl Channel {
         if self.failed_attempts.load(Ordering::Acquire) != seen {
             return Err(last_error.clone());
         }
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, open(&self.url)).await;
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, open(&self.url, self.pings)).await;
         let outcome = attempt.unwrap_or_else(|_| {
-            Err(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis()))
+            Err(format!("no connection came about within {} ms", CONNECT_TIMEOUT.as_millis()))
         });
         match outcome {
             Ok(connection) => {
@@ -137,7 +149,7 @@ impl Channel {
                 Ok(connection)
             }
             Err(error) => {
-                *last_error = format!("{}: {error}", self.url);
+                *last_error = error;
                 self.failed_attempts.fetch_add(1, Ordering::Release);
                 Err(last_error.clone())
             }
@@ -145,7 +157,7 @@ impl Channel {
     }
 }
 
-async fn open(url: &InstanceUrl) -> Result<Connection, String> {
+async fn open(url: &InstanceUrl, pings: Pings) -> Result<Connection, String> {
     let stream = TcpStream::connect((url.host.as_str(), url.port))
         .await
         .map_err(|error| format!("cannot connect: {error}"))?;
@@ -160,8 +172,8 @@ async fn open(url: &InstanceUrl) -> Result<Connection, String> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEADERS)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(pings.interval)
+        .keep_alive_timeout(pings.timeout)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| chain(&error))?;
@@ -172,4 +184,32 @@ async fn open(url: &InstanceUrl) -> Result<Connection, String> {
         }
     });
     Ok(Connection { sender, _tasks: tasks })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::lane::Blame;
+    use crate::tensor::Rope;
+
+    #[tokio::test]
+    async fn a_peer_that_died_without_a_word_is_noticed() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = InstanceUrl { host: "127.0.0.1".to_owned(), port, path_prefix: String::new() };
+        let pings =
+            Pings { interval: Duration::from_millis(20), timeout: Duration::from_millis(20) };
+        let channel = Channel::with_pings(url.clone(), pings);
+        let body = RopeBody::new(Rope::new());
+        let request = Request::post(format!("http://{}/", url.authority())).body(body).unwrap();
+        // Accepted by the kernel, and never read by anybody.
+        let outcome = tokio::time::timeout(Duration::from_secs(10), channel.send(request)).await;
+        let failure = outcome.unwrap().map(drop).unwrap_err();
+        assert_eq!(failure.blame, Blame::Connection);
+        assert!(failure.fault.message.contains("keep-alive"), "{}", failure.fault);
+    }
 }

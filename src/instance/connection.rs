@@ -116,7 +116,7 @@ impl HttpClient {
         request.headers_mut().remove(HOST);
         request.headers_mut().remove(CONTENT_LENGTH);
         let sent = self.client.request(request).await;
-        sent.map_err(|error| Failure::connection(format!("{}: {}", self.url, chain(&error))))
+        sent.map_err(|error| Failure::connection(format!("no reply: {}", chain(&error))))
     }
 
     /// Sends a request and reads the whole reply, at most `max` bytes of it.
@@ -129,37 +129,36 @@ impl HttpClient {
         max: usize,
     ) -> Result<HttpReply, Failure> {
         let response = self.send(method, path, headers, body).await?;
-        self.read(response, max).await
+        Self::read(response, max).await
     }
 
     /// Reads the whole reply, at most `max` bytes of it.
     pub(super) async fn read(
-        &self,
         response: Response<Incoming>,
         max: usize,
     ) -> Result<HttpReply, Failure> {
         let (head, mut incoming) = response.into_parts();
         let mut body = Rope::new();
         if incoming.size_hint().lower() > max as u64 {
-            return Err(self.too_large(max));
+            return Err(too_large(max));
         }
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|error| {
-                Failure::connection(format!("{}: the reply broke off: {}", self.url, chain(&error)))
+                Failure::connection(format!("the reply broke off: {}", chain(&error)))
             })?;
             if let Ok(data) = frame.into_data() {
                 if body.len() + data.len() > max {
-                    return Err(self.too_large(max));
+                    return Err(too_large(max));
                 }
                 body.push(data);
             }
         }
         Ok(HttpReply { status: head.status, headers: head.headers, body })
     }
+}
 
-    fn too_large(&self, max: usize) -> Failure {
-        Failure::broken(format!("{}: the reply has more than {max} bytes", self.url))
-    }
+fn too_large(max: usize) -> Failure {
+    Failure::broken(format!("the reply has more than {max} bytes"))
 }
 
 /// A reply that was read whole.
@@ -196,7 +195,8 @@ pub(super) fn insert_context(headers: &mut HeaderMap, context: &BatchContext) {
 }
 
 /// An error and its causes, outermost first: the cause is what tells a refused connection from a
-/// name that does not resolve.
+/// name that does not resolve. Addresses stay out of messages: callers read them, and where
+/// instances live is not theirs to know.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -22,10 +22,10 @@ pub(super) struct GrpcError {
 impl GrpcError {
     /// The status in headers or trailers: `None` when they hold none.
     pub(super) fn read(headers: &HeaderMap) -> Option<Result<(), Self>> {
-        let status = Status::from_header_map(headers)?;
-        if status.code() == Code::Ok {
+        if headers.get("grpc-status")? == "0" {
             return Some(Ok(()));
         }
+        let status = Status::from_header_map(headers)?;
         let pushback = headers
             .get("grpc-retry-pushback-ms")
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())

@@ -64,9 +64,7 @@ impl KserveGrpc {
             Ok(reply) => reply,
             Err(status) => return Err(status.into_failure()),
         };
-        decode_infer_reply(&reply)
-            .map(Answer::Infer)
-            .map_err(|error| Failure::broken(format!("{}: {error}", self.channel.url())))
+        decode_infer_reply(&reply).map(Answer::Infer).map_err(Failure::broken)
     }
 
     fn request(&self, method: &str, message: &Rope) -> Result<Request<RopeBody>, Failure> {
@@ -103,23 +101,20 @@ impl KserveGrpc {
         if head.status != StatusCode::OK {
             return Ok(Err(GrpcError::of_http(head.status)));
         }
-        let url = self.channel.url();
-        let broken = |what: &str| Failure::broken(format!("{url}: {what}"));
         let Unary { message, trailers } =
             read_unary(body, &head.headers, max).await.map_err(|error| match error {
-                FrameError::Body(cause) => Failure::connection(format!(
-                    "{url}: the reply broke off: {}",
-                    chain(cause.as_ref())
-                )),
-                garbage => broken(&format!("the reply is malformed: {garbage}")),
+                FrameError::Body(cause) => {
+                    Failure::connection(format!("the reply broke off: {}", chain(cause.as_ref())))
+                }
+                garbage => Failure::broken(format!("the reply is malformed: {garbage}")),
             })?;
         match trailers.as_ref().and_then(GrpcError::read) {
             Some(Err(status)) => return Ok(Err(status)),
             Some(Ok(())) => {}
             None if GrpcError::read(&head.headers).is_some() => {}
-            None => return Err(broken("the reply ended without a status")),
+            None => return Err(Failure::broken("the reply ended without a status")),
         }
-        message.map(Ok).ok_or_else(|| broken("the reply holds no message"))
+        message.map(Ok).ok_or_else(|| Failure::broken("the reply holds no message"))
     }
 
     /// Asks one of the small questions.

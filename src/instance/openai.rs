@@ -79,7 +79,7 @@ impl OpenAi {
             self.client.send(Method::POST, request.path, headers, request.body.into()).await?;
         let status = response.status();
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
-            return Err(broken_with_words(&self.client.read(response, MAX_ERROR_BYTES).await?));
+            return Err(broken_with_words(&HttpClient::read(response, MAX_ERROR_BYTES).await?));
         }
         let (head, body) = response.into_parts();
         let mut headers = head.headers;
