@@ -6,8 +6,11 @@
 
 mod accept;
 pub mod admin;
+mod find;
 pub mod grpc;
 pub mod http;
+mod request_id;
+mod server_timing;
 mod state;
 
 pub use accept::Acceptor;

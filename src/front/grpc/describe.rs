@@ -1,7 +1,7 @@
 //! The calls that describe the server and its models.
 
 use super::super::Front;
-use super::infer::find;
+use super::super::find::find_model;
 use crate::call::Fault;
 use crate::engine::{Counted, Model};
 use crate::instance::TensorDescription;
@@ -31,7 +31,7 @@ pub(super) fn model_ready(
     front: &Front,
     request: &pb::ModelReadyRequest,
 ) -> Result<pb::ModelReadyResponse, Fault> {
-    let model = find(front, &request.name, &request.version)?;
+    let model = find_model(&front.models, &request.name, &request.version)?;
     Ok(pb::ModelReadyResponse { ready: !front.models.is_draining() && model.is_ready() })
 }
 
@@ -50,7 +50,7 @@ pub(super) fn model_metadata(
     front: &Front,
     request: &pb::ModelMetadataRequest,
 ) -> Result<pb::ModelMetadataResponse, Fault> {
-    let model = find(front, &request.name, &request.version)?;
+    let model = find_model(&front.models, &request.name, &request.version)?;
     let description = model.description();
     let tensor = |tensor: &TensorDescription| pb::model_metadata_response::TensorMetadata {
         name: tensor.name.clone(),
@@ -70,7 +70,7 @@ pub(super) fn model_config(
     front: &Front,
     request: &pb::ModelConfigRequest,
 ) -> Result<pb::ModelConfigResponse, Fault> {
-    let model = find(front, &request.name, &request.version)?;
+    let model = find_model(&front.models, &request.name, &request.version)?;
     let description = model.description();
     let max_batch_size = i32::try_from(model.max_batch_size()).unwrap_or(i32::MAX);
     // With a batch size the configuration leaves the batch axis out, which the metadata has.
@@ -120,7 +120,7 @@ pub(super) fn model_statistics(
     let model_stats = if request.name.is_empty() {
         front.models.iter().map(|model| statistics(model)).collect()
     } else {
-        vec![statistics(&*find(front, &request.name, &request.version)?)]
+        vec![statistics(&*find_model(&front.models, &request.name, &request.version)?)]
     };
     Ok(pb::ModelStatisticsResponse { model_stats })
 }

@@ -1,15 +1,15 @@
 //! ModelInfer.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, Response};
 use http_body::Body as HttpBody;
 
 use super::super::Front;
+use super::super::find::{find_model, wrong_route};
+use super::super::server_timing::{SERVER_TIMING, server_timing};
 use super::{fault_response, terms};
 use crate::call::{Answer, Fault, FaultKind, InferAnswer, Served, Timing};
-use crate::engine::{Model, WorkKind};
+use crate::engine::WorkKind;
 use crate::telemetry::Via;
 use crate::wire::frame::{read_unary, unary_response};
 use crate::wire::v2::{DecodedInfer, decode_infer_request, encode_infer_reply};
@@ -39,7 +39,7 @@ where
             let mut response = unary_response(&reply).map(Body::new);
             terms::set_request_id(response.headers_mut(), &request_id);
             if let Ok(value) = server_timing(&timing) {
-                response.headers_mut().insert("server-timing", value);
+                response.headers_mut().insert(SERVER_TIMING, value);
             }
             response
         }
@@ -66,53 +66,13 @@ pub(super) async fn answer(
     let DecodedInfer { model_name, id, request, scheduling, .. } = decoded;
     let terms = terms::terms(headers, &id, scheduling)?;
     request_id.clone_from(&terms.request_id);
-    let model = find(front, &model_name, &request.version)?;
+    let model = find_model(&front.models, &model_name, &request.version)?;
     if model.kind() != WorkKind::Tensors {
-        return Err(Fault::invalid(
-            "model_name",
-            format!(
-                "model '{model_name}' does not take tensors; call it with {}",
-                match model.kind() {
-                    WorkKind::Predict => "POST /v1/models/{model}:predict",
-                    _ => "the OpenAI routes under /v1",
-                }
-            ),
-        ));
+        return Err(wrong_route(&model));
     }
     let served = model.call(crate::call::Work::Infer(request), terms, Via::Grpc).await?;
     match served {
         Served { answer: Answer::Infer(answer), timing } => Ok((answer, timing)),
         _ => Err(Fault::new(FaultKind::Internal, "the answer is of another kind than the call")),
     }
-}
-
-/// The model of this name, when it has this version.
-pub(super) fn find(front: &Front, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
-    let Some(model) = front.models.get(name) else {
-        let known: Vec<&str> = front.models.iter().map(|model| model.name()).take(8).collect();
-        return Err(Fault::new(
-            FaultKind::UnknownModel,
-            format!("there is no model '{name}'; there are: {}", known.join(", ")),
-        )
-        .with_field("model_name"));
-    };
-    let description = model.description();
-    let known = &description.versions;
-    if !version.is_empty() && !known.is_empty() && !known.iter().any(|known| known == version) {
-        return Err(Fault::new(
-            FaultKind::UnknownModel,
-            format!("model '{name}' has no version '{version}'; it has: {}", known.join(", ")),
-        )
-        .with_field("model_version"));
-    }
-    Ok(model)
-}
-
-fn server_timing(timing: &Timing) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-    HeaderValue::from_str(&format!(
-        "queue;dur={:.3}, batch;dur={:.3};desc=\"{}\"",
-        timing.queue.as_secs_f64() * 1e3,
-        timing.batch.as_secs_f64() * 1e3,
-        timing.rows
-    ))
 }

@@ -1,18 +1,14 @@
 //! What a gRPC caller says about a call besides the work.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
+use super::super::request_id::{X_REQUEST_ID, fresh_id, is_sane};
 use crate::call::{Fault, Terms, TraceContext};
 use crate::wire::frame::parse_timeout;
 use crate::wire::parameters::Scheduling;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A longer id is no id but an attempt to fill the log.
-const LONGEST_ID: usize = 128;
 
 /// The terms of a call, from its metadata and its parameters; where both speak, parameters win.
 pub(super) fn terms(headers: &HeaderMap, id: &str, scheduling: Scheduling) -> Result<Terms, Fault> {
@@ -46,28 +42,17 @@ fn trace(headers: &HeaderMap) -> Option<TraceContext> {
 }
 
 fn request_id(headers: &HeaderMap) -> Option<String> {
-    sane(headers.get(REQUEST_ID)?.to_str().ok()?)
+    sane(headers.get(X_REQUEST_ID)?.to_str().ok()?)
 }
 
 fn sane(id: &str) -> Option<String> {
-    let sane =
-        !id.is_empty() && id.len() <= LONGEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
-    sane.then(|| id.to_owned())
-}
-
-/// An id that is unique in this process and unlikely to meet one of another.
-fn fresh_id() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    use std::sync::LazyLock;
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
-    format!("{:016x}{:012x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+    is_sane(id.as_bytes()).then(|| id.to_owned())
 }
 
 /// Puts a request id into the headers of a reply.
 pub(super) fn set_request_id(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, value);
+        headers.insert(X_REQUEST_ID, value);
     }
 }
 

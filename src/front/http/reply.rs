@@ -2,16 +2,17 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Serialize;
 
-use super::request_id::{RequestId, X_REQUEST_ID};
+use super::request_id::RequestId;
 use crate::call::Timing;
+use crate::front::request_id::X_REQUEST_ID;
+use crate::front::server_timing::{SERVER_TIMING, server_timing};
 use crate::tensor::Rope;
 use crate::wire::body::RopeBody;
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// A reply of 200 with a rope as its body.
 pub(super) fn rope(headers: HeaderMap, body: Rope) -> Response {
@@ -37,14 +38,7 @@ pub(super) fn json(value: &impl Serialize) -> Response {
 pub(super) fn told(mut response: Response, id: &RequestId, timing: &Timing) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.value());
-    let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-    let text = format!(
-        "queue;dur={:.3}, batch;dur={:.3};desc=\"{}\"",
-        millis(timing.queue),
-        millis(timing.batch),
-        timing.rows
-    );
-    if let Ok(value) = HeaderValue::try_from(text) {
+    if let Ok(value) = server_timing(timing) {
         headers.insert(SERVER_TIMING, value);
     }
     response

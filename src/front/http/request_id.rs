@@ -1,18 +1,11 @@
-//! The id that a request is known by in its reply, in logs and in traces.
-
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+//! Gives every request its id.
 
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 
-/// The header that carries the id, both ways.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const LONGEST: usize = 128;
+use crate::front::request_id::{X_REQUEST_ID, fresh_id, is_sane};
 
 /// A request's id: the caller's, else one that no other request has.
 #[derive(Clone, Debug)]
@@ -59,17 +52,8 @@ pub(super) async fn attach(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Visible ASCII: an id goes into logs and headers.
-fn is_sane(id: &[u8]) -> bool {
-    (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-}
-
 fn generate() -> HeaderValue {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    HeaderValue::from_str(&format!("{:016x}{number:08x}", *PROCESS))
-        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    HeaderValue::try_from(fresh_id()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::find::{ModelPath, declared_inputs, model_of_path, wrong_route};
+use super::find::{ModelPath, declared_inputs, model_of_path};
 use super::openai::ModelObject;
 use super::problem::{KserveFault, OpenAiFault};
 use super::request_id::RequestId;
@@ -16,6 +16,7 @@ use super::v2::{versions, wrong_answer};
 use super::{HttpState, body, reply, terms};
 use crate::call::{Answer, Fault, FaultKind, Served, Terms, Work};
 use crate::engine::{Model, WorkKind};
+use crate::front::find::wrong_route;
 use crate::telemetry::Via;
 use crate::tensor::Rope;
 use crate::wire::predict::{parse_request, tensors, write_reply};

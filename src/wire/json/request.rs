@@ -64,7 +64,8 @@ pub fn parse_infer_request(
         Some(length) => return Err(document_too_short(length, body.len())),
     };
     let text = document_bytes(&body, length);
-    let document: RequestDocument<'_> = serde_json::from_slice(&text).map_err(not_a_request)?;
+    let document: RequestDocument<'_> =
+        serde_json::from_slice(&text).map_err(|_| not_a_request(&text))?;
     let mut parameters =
         document.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
     let scheduling = take_scheduling(&mut parameters)?;
@@ -120,12 +121,6 @@ fn read_inputs(
     body: &Rope,
     start: usize,
 ) -> Result<Vec<Tensor>, Fault> {
-    if documents.is_empty() {
-        return Err(Fault::invalid(
-            "inputs",
-            "inputs is empty; a request needs at least one input",
-        ));
-    }
     if documents.len() > MAX_TENSORS {
         let message = format!("inputs has {} entries; at most {MAX_TENSORS}", documents.len());
         return Err(Fault::invalid("inputs", message));
@@ -204,7 +199,19 @@ fn document_too_short(length: usize, body: usize) -> Fault {
     )
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn not_a_request(error: serde_json::Error) -> Fault {
-    Fault::invalid("body", format!("the body is not an inference request in JSON: {error}"))
+/// Says what is wrong with a document, and where: read once more, as only this reading keeps track.
+fn not_a_request(text: &[u8]) -> Fault {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let outcome = serde_path_to_error::deserialize::<_, RequestDocument<'_>>(&mut deserializer);
+    let (field, error) = match outcome {
+        Err(error) => (error.path().to_string(), error.into_inner().to_string()),
+        // It was the document's end that was wrong.
+        Ok(_) => (".".to_owned(), "there is more after the JSON".to_owned()),
+    };
+    let start = "the body is not an inference request in JSON";
+    if field == "." {
+        return Fault::invalid("body", format!("{start}: {error}"));
+    }
+    let message = format!("{start}: '{field}': {error}");
+    Fault::invalid(field, message)
 }

@@ -101,8 +101,9 @@ fn malformed_requests_name_what_is_wrong() {
     for (json, word) in [
         ("[".repeat(5000), "not an inference request"),
         ("{}".into(), "inputs"),
-        (r#"{"inputs":[]}"#.into(), "at least one"),
-        (r#"{"id":5,"inputs":[]}"#.into(), "string"),
+        (r#"{"id":5,"inputs":[]}"#.into(), "'id': invalid type"),
+        (r#"{"inputs":[{"name":"x","shape":[1,"a"]}]}"#.into(), "'inputs[0].shape[1]'"),
+        (r#"{"inputs":[]} x"#.into(), "more after"),
         (r#"{"parameters":{"a":[1]},"inputs":[]}"#.into(), "parameter"),
         (input(r#""datatype":"FLOAT","shape":[1],"data":[1]"#), "FP32"),
         (input(r#""datatype":"FP32","shape":[-1],"data":[1]"#), "shape[0]"),

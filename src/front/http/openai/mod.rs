@@ -10,13 +10,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use self::relay::respond;
-use super::find::{self, wrong_route};
 use super::problem::OpenAiFault;
 use super::request_id::RequestId;
 use super::v2::wrong_answer;
 use super::{HttpState, body, reply, terms};
 use crate::call::{Answer, Fault, FaultKind, RelayRequest, Work};
 use crate::engine::{Model, WorkKind};
+use crate::front::find::{find_model, wrong_route};
 use crate::telemetry::Via;
 use crate::wire::openai::{
     ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
@@ -37,7 +37,7 @@ impl<'a> ModelObject<'a> {
     }
 }
 
-/// OpenAI's list of what answers OpenAI's routes, with KServe v1's list of all names beside it.
+/// OpenAI's list of models, with KServe v1's list of their names beside it.
 #[derive(Serialize)]
 struct ModelList<'a> {
     object: &'static str,
@@ -46,15 +46,9 @@ struct ModelList<'a> {
 }
 
 pub(super) async fn list_models(State(state): State<Arc<HttpState>>) -> Response {
-    let answers_openai = |model: &&Arc<Model>| matches!(model.kind(), WorkKind::OpenAi { .. });
     reply::json(&ModelList {
         object: "list",
-        data: state
-            .models
-            .iter()
-            .filter(answers_openai)
-            .map(|model| ModelObject::of(model, state.started))
-            .collect(),
+        data: state.models.iter().map(|model| ModelObject::of(model, state.started)).collect(),
         models: state.models.iter().map(|model| model.name()).collect(),
     })
 }
@@ -68,7 +62,7 @@ pub(super) async fn embeddings(
     let (parts, body) = request.into_parts();
     let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
     let ParsedEmbeddings { model: name, mut request, wants_base64 } = parse_embeddings(body)?;
-    let model = find::model(&state.models, &name)?;
+    let model = find_model(&state.models, &name, "")?;
     if !matches!(model.kind(), WorkKind::OpenAi { embeddings: true, .. }) {
         return Err(wrong_route(&model).into());
     }
@@ -110,7 +104,7 @@ async fn generate(
     let (parts, body) = request.into_parts();
     let mut body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
     let parsed = parse_generation(&body)?;
-    let model = find::model(&state.models, &parsed.model)?;
+    let model = find_model(&state.models, &parsed.model, "")?;
     if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
         return Err(wrong_route(&model).into());
     }

@@ -1,3 +1,5 @@
+//! KServe v2 and v1.
+
 use super::*;
 use crate::call::{InferAnswer, ItemsAnswer, Parameter};
 
@@ -89,7 +91,7 @@ async fn what_is_wrong_is_said_in_json_without_asking_anybody() {
     let large = "x".repeat(MOST + 1);
     for (path, body, status, reason, word) in [
         (INFER, "{", 400, "invalid_request", "JSON"),
-        (INFER, r#"{"inputs":[]}"#, 400, "invalid_request", "inputs"),
+        (INFER, r#"{"inputs":7}"#, 400, "invalid_request", "'inputs'"),
         (INFER, large.as_str(), 413, "too_large", "1000 bytes"),
         ("/v2/models/none/infer", BODY, 404, "unknown_model", "adder, items, org/text"),
         ("/v2/models/adder/versions/3/infer", BODY, 404, "unknown_model", "1, 2"),

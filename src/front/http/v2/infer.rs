@@ -6,12 +6,13 @@ use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use tokio::time::Instant;
 
-use super::super::find::{ModelPath, declared_inputs, model_of_path, wrong_route};
+use super::super::find::{ModelPath, declared_inputs, model_of_path};
 use super::super::problem::KserveFault;
 use super::super::request_id::RequestId;
 use super::super::{HttpState, body, reply, terms};
 use crate::call::{Answer, Fault, FaultKind, Work};
 use crate::engine::{Model, WorkKind};
+use crate::front::find::wrong_route;
 use crate::telemetry::Via;
 use crate::tensor::Rope;
 use crate::wire::json::{
