@@ -27,12 +27,14 @@ pub(super) fn server_ready(front: &Front, _: pb::ServerReadyRequest) -> pb::Serv
     pb::ServerReadyResponse { ready: !front.models.is_draining() && front.models.any_ready() }
 }
 
+/// A model that there is not is not ready, as in Triton: clients ask for a yes or no.
 pub(super) fn model_ready(
     front: &Front,
     request: &pb::ModelReadyRequest,
-) -> Result<pb::ModelReadyResponse, Fault> {
-    let model = find_model(&front.models, &request.name, &request.version)?;
-    Ok(pb::ModelReadyResponse { ready: !front.models.is_draining() && model.is_ready() })
+) -> pb::ModelReadyResponse {
+    let found = find_model(&front.models, &request.name, &request.version);
+    let ready = !front.models.is_draining() && found.is_ok_and(|model| model.is_ready());
+    pb::ModelReadyResponse { ready }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "one form for all")]

@@ -43,7 +43,7 @@ where
         "ServerReady" => {
             unary(&parts.headers, body, |m| Ok(describe::server_ready(front, m))).await
         }
-        "ModelReady" => unary(&parts.headers, body, |m| describe::model_ready(front, &m)).await,
+        "ModelReady" => unary(&parts.headers, body, |m| Ok(describe::model_ready(front, &m))).await,
         "ServerMetadata" => unary(&parts.headers, body, describe::server_metadata).await,
         "ModelMetadata" => {
             unary(&parts.headers, body, |m| describe::model_metadata(front, &m)).await
