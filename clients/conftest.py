@@ -25,7 +25,7 @@ def held_out():
 
 @pytest.fixture
 def start_batchwise(tmp_path):
-    """Starts further servers from the text of a models.toml; each must end well after the test."""
+    """Starts further servers from the text of a models.toml; each must end well, in the test or after it."""
     started = []
 
     def start(config_text):

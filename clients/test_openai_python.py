@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from support.load import in_parallel
-from support.models import CHAT, DIGITS, EMBEDDINGS
+from support.models import CHAT, EMBEDDINGS
 
 SENTENCE = "the quick brown fox jumps over the lazy dog"
 
@@ -26,7 +26,7 @@ def messages(text=SENTENCE):
 
 def test_models(client):
     names = [model.id for model in client.models.list()]
-    assert {DIGITS, CHAT, EMBEDDINGS} <= set(names)
+    assert {CHAT, EMBEDDINGS} <= set(names)
     assert client.models.retrieve(CHAT).id == CHAT
 
 

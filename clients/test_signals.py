@@ -125,6 +125,8 @@ def test_a_second_signal_cuts_the_rest(start_batchwise, start_model_server):
         with pytest.raises(InferenceServerException):
             cut.result(timeout=30)
     server.expected_exit_code = 1
+    server.expected_complaints = 1
+    assert json.loads(server.complaints()[0])["calls"] == 1
 
 
 def test_a_killed_model_server_fails_no_caller(start_batchwise, start_model_server):
@@ -151,12 +153,9 @@ def test_a_killed_model_server_fails_no_caller(start_batchwise, start_model_serv
     for number, answer in enumerate(answers):
         assert same_bits(answer, np.full((1, 4), 2 * number + 1, np.float32))
     assert not first.process.running()
-    healthy = {
-        dict(labels)["instance"]: value
-        for (name, labels), value in server.samples().items()
-        if name == "batchwise_instance_healthy" and dict(labels)["model"] == MODEL
-    }
-    assert sorted(healthy.values()) == [0, 1], healthy
+    wait_until(
+        lambda: server.total("batchwise_instance_healthy", model=MODEL) == 1, "its loss is noticed"
+    )
 
 
 def test_a_model_server_that_comes_back_is_used_again(start_batchwise, start_model_server):

@@ -18,7 +18,7 @@ class ModelServer:
         for name, value in options.items():
             arguments += ["--" + name.replace("_", "-"), str(value)]
         log = pathlib.Path(directory) / f"model-server-{id(self)}.log"
-        self.process = Process([program("model_server"), *arguments], log)
+        self.process = Process([program("MODEL_SERVER_BIN", "debug/examples/model_server"), *arguments], log)
         self.process.wait_ready(lambda: self.process.log().endswith("\n"))
         addresses = json.loads(self.process.log().splitlines()[0])
         self.grpc, self.http = addresses["grpc"], addresses["http"]
