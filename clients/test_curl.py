@@ -146,7 +146,7 @@ def test_a_reply_carries_id_and_timing(url):
 MALFORMED = [
     pytest.param('{"inputs": [', "JSON", id="malformed JSON"),
     pytest.param('{"inputs": 7}', "inputs", id="inputs is no list"),
-    pytest.param({"inputs": []}, "inputs", id="missing tensor"),
+    pytest.param({"inputs": []}, "image", id="missing tensor"),
     pytest.param({"inputs": [image_tensor(1, name="picture")]}, "picture", id="unknown tensor"),
     pytest.param({"inputs": [image_tensor(1, datatype="FP64")]}, "image", id="wrong datatype"),
     pytest.param({"inputs": [image_tensor(1, datatype="FLOAT")]}, "FLOAT", id="no datatype at all"),
