@@ -34,8 +34,7 @@ impl Drop for LeaveGuard {
     }
 }
 
-/// Frees a slot: with what became of its batch, or as cancelled when the batch's task was aborted,
-/// panicked, or its stream lost its reader.
+/// Frees the slot of a stream: with how it ended, or as cancelled when it lost its reader.
 #[derive(Debug)]
 pub(super) struct SlotGuard {
     inbox: Sender<Message>,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -178,8 +179,8 @@ fn start_model(
         clock,
         metrics: Arc::clone(&metrics),
         statistics: Arc::clone(&statistics),
-        tasks: tasks.clone(),
-        flights: BTreeMap::new(),
+        flights: FuturesUnordered::new(),
+        slots: BTreeMap::new(),
         idle_waiters: Vec::new(),
         drain_rate: DrainRate::default(),
     };

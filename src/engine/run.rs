@@ -1,16 +1,23 @@
 //! The loop: drains the inbox, feeds the lane, does what it wants, sleeps until something is due.
+//!
+//! The batches on their way are polled here and not in tasks of their own. A call already passes
+//! through a handful of tasks; each further one is a wake-up, and the runtime moves work to another
+//! thread when too many follow one another, which costs more than everything that a batch needs
+//! besides its instance. What computes for long does so on threads of its own.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_channel::Receiver;
+use futures_util::FutureExt as _;
+use futures_util::future::{AbortHandle, abortable};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
-use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
-use super::guard::SlotGuard;
 use super::slot::{self, SlotContext};
 use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
@@ -34,6 +41,18 @@ pub(super) enum Message {
     WhenIdle(oneshot::Sender<()>),
 }
 
+/// A batch on its way: its slot, and what became of it unless its stream goes on.
+pub(super) type Flight =
+    Pin<Box<dyn Future<Output = (SlotId, Option<Outcome<Call>>)> + Send + 'static>>;
+
+/// What ends the engine's sleep.
+enum Woken {
+    Message(Message),
+    Landed(SlotId, Option<Outcome<Call>>),
+    Due,
+    Closed,
+}
+
 /// What the engine of one model works with.
 pub(super) struct Engine {
     pub(super) model: Arc<str>,
@@ -44,8 +63,8 @@ pub(super) struct Engine {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<ModelMetrics>,
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
-    pub(super) tasks: TaskTracker,
-    pub(super) flights: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
+    pub(super) flights: FuturesUnordered<Flight>,
+    pub(super) slots: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
     /// How fast the queue drains, for `retry-after`.
     pub(super) drain_rate: DrainRate,
@@ -55,27 +74,39 @@ impl Engine {
     /// Runs until the inbox is closed and empty.
     pub(super) async fn run(mut self) {
         loop {
-            let message = match self.lane.wake_at() {
-                None => self.inbox.recv().await.map(Some),
-                Some(at) => {
-                    let due = tokio::time::sleep_until(self.clock.to_runtime(at));
-                    tokio::select! {
-                        biased;
-                        message = self.inbox.recv() => message.map(Some),
-                        () = due => Ok(None),
-                    }
-                }
-            };
-            let Ok(message) = message else { break };
+            let woken = self.sleep().await;
             let now = self.clock.now();
-            let mut taken = 0;
-            let mut next = message;
-            while let Some(message) = next {
+            match woken {
+                Woken::Message(message) => self.take_in(now, message),
+                Woken::Landed(slot, Some(outcome)) => {
+                    self.take_in(now, Message::Event(Event::Done(slot, outcome)));
+                }
+                Woken::Landed(_, None) | Woken::Due => {}
+                Woken::Closed => break,
+            }
+            for _ in 0..BULK {
+                let Ok(message) = self.inbox.try_recv() else { break };
                 self.take_in(now, message);
-                taken += 1;
-                next = if taken < BULK { self.inbox.try_recv().ok() } else { None };
             }
             self.obey();
+        }
+    }
+
+    async fn sleep(&mut self) -> Woken {
+        let wake_at = self.lane.wake_at().map(|at| self.clock.to_runtime(at));
+        let due = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some((slot, outcome)) = self.flights.next(), if !self.flights.is_empty() => {
+                Woken::Landed(slot, outcome)
+            }
+            message = self.inbox.recv() => message.map_or(Woken::Closed, Woken::Message),
+            () = due => Woken::Due,
         }
     }
 
@@ -93,7 +124,7 @@ impl Engine {
     }
 
     fn landed(&mut self, slot: SlotId, outcome: &Outcome<Call>) {
-        if let Some((instance, _)) = self.flights.remove(&slot) {
+        if let Some((instance, _)) = self.slots.remove(&slot) {
             let index = instance.0 as usize;
             if let Some(instance) = self.metrics.instances.get(index) {
                 instance.inflight.decrement(1.0);
@@ -114,8 +145,8 @@ impl Engine {
                 }
                 Effect::Refuse(member, reason) => self.refuse(member, reason),
                 Effect::Abort(slot) => {
-                    if let Some((_, task)) = self.flights.get(&slot) {
-                        task.abort();
+                    if let Some((_, flight)) = self.slots.get(&slot) {
+                        flight.abort();
                     }
                 }
                 Effect::Notice(notice) => self.note(notice),
@@ -139,7 +170,8 @@ impl Engine {
         }
         self.metrics.batch_size.record(f64::from(batch.rows));
         let context = SlotContext {
-            guard: SlotGuard::new(sender, slot),
+            slot,
+            inbox: sender,
             instance: Arc::clone(instance),
             instance_name: Arc::clone(name),
             instance_index: id.0 as usize,
@@ -147,8 +179,16 @@ impl Engine {
             metrics: Arc::clone(&self.metrics),
             statistics: Arc::clone(&self.statistics),
         };
-        let task = self.tasks.spawn(slot::carry(context, batch));
-        self.flights.insert(slot, (id, task.abort_handle()));
+        // A defect that panics costs its batch and not the model.
+        let flight = AssertUnwindSafe(slot::carry(context, batch)).catch_unwind();
+        let (flight, abort) = abortable(flight);
+        self.slots.insert(slot, (id, abort));
+        self.flights.push(Box::pin(async move {
+            match flight.await {
+                Ok(Ok(outcome)) => (slot, outcome),
+                Ok(Err(_)) | Err(_) => (slot, Some(Outcome::Cancelled)),
+            }
+        }));
     }
 
     fn refuse(&mut self, member: Member<Call>, reason: RefuseReason) {

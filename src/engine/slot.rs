@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_channel::Sender;
 use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::guard::SlotGuard;
-use super::run::with_statistics;
+use super::run::{Message, with_statistics};
 use super::statistics::{BatchTimes, ModelStatistics};
 use super::stream::hold_slot;
 use crate::call::{
@@ -15,13 +16,15 @@ use crate::call::{
     Timing, Usage, Work,
 };
 use crate::instance::{BatchContext, Failure, Instance};
-use crate::lane::{Batch, Blame, Member, Outcome};
+use crate::lane::{Batch, Blame, Member, Outcome, SlotId};
 use crate::telemetry::ModelMetrics;
 use crate::tensor::{join, split};
 
 /// What a batch needs on its way.
 pub(super) struct SlotContext {
-    pub(super) guard: SlotGuard,
+    pub(super) slot: SlotId,
+    /// Where a stream tells how it ended.
+    pub(super) inbox: Sender<Message>,
     pub(super) instance: Arc<dyn Instance>,
     pub(super) instance_name: Arc<str>,
     pub(super) instance_index: usize,
@@ -30,22 +33,26 @@ pub(super) struct SlotContext {
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
 }
 
-/// Carries a batch to its instance and the answers back to the callers.
-pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) {
+/// Carries a batch to its instance and the answers back to the callers. Returns what became of it;
+/// `None` when the batch is a stream that goes on, which then tells by itself how it ended.
+pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) -> Option<Outcome<Call>> {
     let cut = Instant::now();
     let Batch { mut members, rows, .. } = batch;
     let work = joined(&members);
     let joined_at = Instant::now();
     let outcome = ask(&context, &members, work).await;
     let answered_at = Instant::now();
-    let SlotContext { guard, instance_name, instance_index, clock, metrics, statistics, .. } =
-        context;
+    let SlotContext {
+        slot, inbox, instance_name, instance_index, clock, metrics, statistics, ..
+    } = context;
     if let Some(instance) = metrics.instances.get(instance_index) {
         instance.batch_duration.record((answered_at - cut).as_secs_f64());
     }
     let failure = match outcome {
         Ok(Answer::Relay(answer)) => {
-            return relay(guard, &metrics, clock, members, answer, cut, instance_name);
+            let guard = SlotGuard::new(inbox, slot);
+            relay(guard, &metrics, clock, members, answer, cut, instance_name);
+            return None;
         }
         Ok(answer) => {
             let timing = |member: &Member<Call>| Timing {
@@ -67,7 +74,7 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) {
                     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                     let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
                     with_statistics(&statistics, |all| all.batch(&times, at));
-                    return guard.done(Outcome::Served { batched });
+                    return Some(Outcome::Served { batched });
                 }
                 Err((back, failure)) => {
                     members = back;
@@ -80,7 +87,7 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) {
     for member in &mut members {
         member.payload.last_fault = Some(failure.fault.clone());
     }
-    guard.done(Outcome::Failed(members, failure.blame));
+    Some(Outcome::Failed(members, failure.blame))
 }
 
 /// Asks the instance, until the last of the callers stops waiting.
