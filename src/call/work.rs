@@ -27,6 +27,9 @@ pub struct InferRequest {
     pub parameters: Parameters,
     /// The inputs; all have the call's rows along axis 0 when the call may share a batch.
     pub inputs: Vec<Tensor>,
+    /// The inputs' own parameters for the model, for example `content_type`, by the inputs' names;
+    /// an input without any is not in it.
+    pub input_parameters: BTreeMap<String, Parameters>,
     /// The outputs wanted; empty for all.
     pub outputs: Vec<RequestedOutput>,
 }
@@ -109,6 +112,7 @@ impl Work {
                 version: request.version.clone(),
                 parameters: request.parameters.clone(),
                 inputs: split_rows(&mut request.inputs, rows),
+                input_parameters: request.input_parameters.clone(),
                 outputs: request.outputs.clone(),
             }),
             Work::Items(request) => {

@@ -63,6 +63,11 @@ fn infer_key(request: &InferRequest) -> ShapeKey {
             canonical.0.extend(extent.to_le_bytes());
         }
     }
+    canonical.count(request.input_parameters.len());
+    for (name, parameters) in &request.input_parameters {
+        canonical.bytes(name.as_bytes());
+        canonical.parameters(parameters);
+    }
     canonical.count(request.outputs.len());
     for output in &request.outputs {
         canonical.bytes(output.name.as_bytes());
@@ -153,6 +158,16 @@ mod tests {
         others.push(InferRequest { version: "2".to_owned(), ..base() });
         let parameter = ("k".to_owned(), Parameter::Bool(true));
         others.push(InferRequest { parameters: [parameter].into(), ..base() });
+        let own = |name: &str, value: &Parameter| {
+            let parameters = Parameters::from([("k".to_owned(), value.clone())]);
+            InferRequest { input_parameters: [(name.to_owned(), parameters)].into(), ..base() }
+        };
+        others.push(own("x", &Parameter::Bool(true)));
+        others.push(own("x", &Parameter::Bool(false)));
+        others.push(own("y", &Parameter::Bool(true)));
+        let text = Parameter::String("np".to_owned());
+        assert_eq!(key(own("x", &text)), key(own("x", &text)));
+        others.push(own("x", &text));
         let output = RequestedOutput { name: "y".to_owned(), parameters: Parameters::new() };
         others.push(InferRequest { outputs: vec![output], ..base() });
         others.push(InferRequest {

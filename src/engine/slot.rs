@@ -135,6 +135,7 @@ fn joined(members: &[Member<Call>]) -> Work {
                 version: model.version.clone(),
                 parameters: model.parameters.clone(),
                 inputs: join(inputs),
+                input_parameters: model.input_parameters.clone(),
                 outputs: model.outputs.clone(),
             })
         }

@@ -18,6 +18,17 @@ pub struct Scheduling {
     pub binary_data_output: bool,
 }
 
+/// Whether a tensor's parameter only says how its data travels, which is settled between two
+/// neighbours and not between caller and instance.
+pub(crate) fn is_about_transport(name: &str) -> bool {
+    matches!(name, "binary_data" | "binary_data_size")
+}
+
+/// Whether a tensor's parameter places its data in shared memory, which only its own host can read.
+pub(crate) fn is_about_shared_memory(name: &str) -> bool {
+    name.starts_with("shared_memory_")
+}
+
 /// Takes the parameters out that are meant for batchwise: `priority`, `timeout` (microseconds),
 /// `binary_data_output`, `sequence_*` and `triton_enable_empty_final_response`.
 ///

@@ -1,18 +1,21 @@
 //! Over HTTP: KServe v2 and v1, OpenAI; and across protocols.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use batchwise::wire::pb;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use pb::infer_parameter::ParameterChoice;
 use serde_json::{Value, json};
 
 use crate::model_server::{
     ModelServer, Options, ServiceTime, Settings, Trigger, embedding_of, reply_to,
 };
-use crate::stage::{BOUND, ask_many, client, eventually, proxy};
+use crate::stage::{BOUND, ask, ask_many, client, eventually, proxy, request};
 
 struct Reply {
     status: StatusCode,
@@ -130,6 +133,45 @@ async fn binary_tensors_pass_both_ways() {
         let tail: Vec<u8> = [4.0_f32, -3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(reply.body[length..], tail);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inputs_own_parameters_reach_the_model_though_calls_are_joined_and_split() {
+    let service = ServiceTime::linear(Duration::from_millis(10), Duration::ZERO);
+    let everything =
+        Everything::new(Settings { service, max_batch_size: 4, ..Settings::default() }).await;
+    let mut in_json = infer(&json!([[1, 2], [3, 4]]));
+    in_json["inputs"][0]["parameters"] = json!({"content_type": "np"});
+    let mut in_grpc = request(5, 2, 1.0);
+    let content_type = ParameterChoice::StringParam("pd".to_owned());
+    let content_type = pb::InferParameter { parameter_choice: Some(content_type) };
+    in_grpc.inputs[0].parameters.insert("content_type".to_owned(), content_type);
+    for model in ["by-grpc", "linear"] {
+        in_grpc.model_name = model.to_owned();
+        let path = format!("/v2/models/{model}/infer");
+        let calls = (0..10).map(async |_| {
+            let mut grpc = client(&everything.proxy).await;
+            let (reply, asked) =
+                tokio::join!(everything.post(&path, &in_json), ask(&mut grpc, in_grpc.clone()));
+            assert_eq!(reply.status, 200, "{:?}", reply.body);
+            asked.unwrap();
+        });
+        futures_util::future::join_all(calls).await;
+    }
+    let mut rows = BTreeMap::new();
+    let mut joined = false;
+    for seen in everything.server.statistics().seen {
+        let protocol = if seen.path.starts_with("/v2") { "http" } else { "grpc" };
+        let content_type = seen.input_parameters["x"]["content_type"].clone();
+        joined |= content_type == "np" && seen.rows == 4;
+        *rows.entry((protocol, content_type)).or_insert(0) += seen.rows;
+    }
+    let rows_of = [("np", 20), ("pd", 50)];
+    let expected = ["grpc", "http"].into_iter().flat_map(|protocol| {
+        rows_of.map(|(content_type, rows)| ((protocol, content_type.to_owned()), rows))
+    });
+    assert_eq!(rows, expected.collect());
+    assert!(joined, "calls of two rows shared no batch");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::elements_in::{ElementError, Strings, read_elements};
+use super::tensor_parameters::{BinaryParameters, TensorParameters};
 use crate::call::Parameters;
 use crate::tensor::{DataType, Rope, Shape, Tensor};
 use crate::wire::parameters::{ParameterDocument, ParameterText};
@@ -37,19 +37,10 @@ pub(super) struct TensorDocument<'a> {
     #[serde(borrow)]
     pub(super) datatype: Cow<'a, str>,
     pub(super) shape: Vec<i64>,
-    #[serde(default)]
-    pub(super) parameters: Option<TensorParameters>,
+    #[serde(borrow, default)]
+    pub(super) parameters: Option<TensorParameters<'a>>,
     #[serde(borrow, default)]
     pub(super) data: Option<&'a RawValue>,
-}
-
-/// Parameters of a tensor that is sent; others than these have no meaning to batchwise.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct TensorParameters {
-    pub(super) binary_data_size: Option<usize>,
-    pub(super) shared_memory_region: Option<IgnoredAny>,
-    pub(super) shared_memory_offset: Option<IgnoredAny>,
-    pub(super) shared_memory_byte_size: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,15 +133,6 @@ impl TensorDocument<'_> {
         };
         Ok(Tensor::new(self.name, datatype, shape, data)?)
     }
-
-    /// Whether the data is said to lie in shared memory.
-    pub(super) fn is_in_shared_memory(&self) -> bool {
-        self.parameters.as_ref().is_some_and(|parameters| {
-            parameters.shared_memory_region.is_some()
-                || parameters.shared_memory_offset.is_some()
-                || parameters.shared_memory_byte_size.is_some()
-        })
-    }
 }
 
 // ---- writing ----
@@ -188,12 +170,7 @@ pub(super) struct BinaryTensorText<'a> {
     pub(super) name: &'a str,
     pub(super) datatype: &'static str,
     pub(super) shape: &'a [u64],
-    pub(super) parameters: BinarySize,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct BinarySize {
-    pub(super) binary_data_size: usize,
+    pub(super) parameters: BinaryParameters<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -202,13 +179,14 @@ pub(super) struct RequestedOutputText<'a> {
     pub(super) parameters: ParametersText<'a>,
 }
 
-impl<'a> From<&'a Tensor> for BinaryTensorText<'a> {
-    fn from(tensor: &'a Tensor) -> Self {
+impl<'a> BinaryTensorText<'a> {
+    /// The head of a tensor, with parameters of its own where it has any.
+    pub(super) fn new(tensor: &'a Tensor, own: Option<&'a Parameters>) -> Self {
         Self {
             name: tensor.name(),
             datatype: tensor.datatype().name(),
             shape: tensor.shape().axes(),
-            parameters: BinarySize { binary_data_size: tensor.data().len() },
+            parameters: BinaryParameters { size: tensor.data().len(), own },
         }
     }
 }

@@ -15,6 +15,7 @@ mod plain;
 mod raw;
 mod reply;
 mod request;
+mod tensor_parameters;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -29,7 +29,7 @@ pub fn write_plain_infer_request(
         if index > 0 {
             json.push(b',');
         }
-        write_input(&mut json, input)?;
+        write_input(&mut json, input, request.input_parameters.get(input.name()))?;
     }
     json.push(b']');
     if !request.outputs.is_empty() {
@@ -48,11 +48,14 @@ pub fn write_plain_infer_request(
     Ok((headers, Rope::from(Bytes::from(json))))
 }
 
-fn write_input(json: &mut Vec<u8>, input: &Tensor) -> Result<(), Fault> {
+fn write_input(json: &mut Vec<u8>, input: &Tensor, own: Option<&Parameters>) -> Result<(), Fault> {
     json.push(b'{');
     field(json, "name", input.name());
     field(json, "datatype", input.datatype().name());
     field(json, "shape", input.shape().axes());
+    if let Some(own) = own {
+        parameters(json, own);
+    }
     json.extend_from_slice(b"\"data\":");
     write_flat(json, input).map_err(|error| {
         let name = input.name();
@@ -113,6 +116,7 @@ mod tests {
                 tensor(DataType::Fp32, floats),
                 tensor(DataType::Bytes, b"\x01\0\0\0a\0\0\0\0".to_vec()).renamed("y"),
             ],
+            input_parameters: [("y".to_owned(), custom.clone())].into(),
             outputs: vec![RequestedOutput { name: "z".to_owned(), parameters: custom }],
             ..InferRequest::default()
         };
@@ -121,6 +125,7 @@ mod tests {
         let parsed = parse_infer_request(&headers, body).unwrap();
         assert_eq!(parsed.id, "7");
         assert_eq!(parsed.request.inputs, request.inputs);
+        assert_eq!(parsed.request.input_parameters, request.input_parameters);
         assert_eq!(parsed.request.outputs, request.outputs);
         assert_eq!(parsed.request.parameters, request.parameters);
     }

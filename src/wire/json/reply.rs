@@ -83,7 +83,7 @@ pub fn write_infer_reply(
         }
         if form.is_binary(output.name()) {
             any_binary = true;
-            append(&mut json, &BinaryTensorText::from(output));
+            append(&mut json, &BinaryTensorText::new(output, None));
             tail.append(output.data());
         } else {
             write_json_output(&mut json, output)?;

@@ -1,17 +1,19 @@
 //! Inference requests.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
 use super::document::{
-    BinaryData, ParametersDocument, ParametersText, RequestDocument, RequestText,
+    BinaryData, BinaryTensorText, ParametersDocument, ParametersText, RequestDocument, RequestText,
     RequestedOutputDocument, RequestedOutputText, TensorDocument, TensorFault, document_bytes,
 };
 use super::{BINARY, HEADER_LENGTH, json_length};
 use crate::call::{Fault, FaultKind, InferRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{Rope, Tensor};
-use crate::wire::parameters::{Scheduling, take_scheduling};
+use crate::wire::parameters::{Scheduling, is_about_shared_memory, take_scheduling};
 
 /// More tensors than any model has.
 const MAX_TENSORS: usize = 4096;
@@ -64,11 +66,12 @@ pub fn parse_infer_request(
         Some(length) => return Err(document_too_short(length, body.len())),
     };
     let text = document_bytes(&body, length);
-    let document: RequestDocument<'_> =
+    let mut document: RequestDocument<'_> =
         serde_json::from_slice(&text).map_err(|_| not_a_request(&text))?;
     let mut parameters =
         document.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
     let scheduling = take_scheduling(&mut parameters)?;
+    let input_parameters = take_input_parameters(&mut document.inputs)?;
     let inputs = read_inputs(document.inputs, &body, length)?;
     let mut named = Vec::new();
     let outputs = document
@@ -79,7 +82,13 @@ pub fn parse_infer_request(
         .collect::<Result<_, _>>()?;
     Ok(ParsedInfer {
         id: document.id.unwrap_or_default(),
-        request: InferRequest { version: String::new(), parameters, inputs, outputs },
+        request: InferRequest {
+            version: String::new(),
+            parameters,
+            inputs,
+            input_parameters,
+            outputs,
+        },
         scheduling,
         binary_outputs: OutputForm { all: scheduling.binary_data_output, named },
     })
@@ -94,7 +103,11 @@ pub fn write_infer_request(request: &InferRequest, id: &str) -> (HeaderMap, Rope
             &request.parameters,
             all_outputs.then_some("binary_data_output"),
         ),
-        inputs: request.inputs.iter().map(Into::into).collect(),
+        inputs: request
+            .inputs
+            .iter()
+            .map(|input| BinaryTensorText::new(input, request.input_parameters.get(input.name())))
+            .collect(),
         outputs: request
             .outputs
             .iter()
@@ -116,6 +129,23 @@ pub fn write_infer_request(request: &InferRequest, id: &str) -> (HeaderMap, Rope
     (headers, body)
 }
 
+fn take_input_parameters(
+    documents: &mut [TensorDocument<'_>],
+) -> Result<BTreeMap<String, Parameters>, Fault> {
+    let mut all = BTreeMap::new();
+    for document in documents {
+        let Some(parameters) = &mut document.parameters else { continue };
+        if parameters.in_shared_memory {
+            return Err(shared_memory(&format!("input '{}'", document.name)));
+        }
+        let own = parameters.take_own(&document.name)?;
+        if !own.is_empty() {
+            all.insert(document.name.clone(), own);
+        }
+    }
+    Ok(all)
+}
+
 fn read_inputs(
     documents: Vec<TensorDocument<'_>>,
     body: &Rope,
@@ -125,12 +155,14 @@ fn read_inputs(
         let message = format!("inputs has {} entries; at most {MAX_TENSORS}", documents.len());
         return Err(Fault::invalid("inputs", message));
     }
+    let mut names = BTreeSet::new();
+    if let Some(twice) = documents.iter().find(|document| !names.insert(&document.name)) {
+        let message = format!("input '{}' is given twice; give it once", twice.name);
+        return Err(Fault::invalid(twice.name.clone(), message));
+    }
     let mut binary = BinaryData::new(body, start);
     let mut inputs = Vec::with_capacity(documents.len());
     for document in documents {
-        if document.is_in_shared_memory() {
-            return Err(shared_memory(&format!("input '{}'", document.name)));
-        }
         let name = document.name.clone();
         let tensor =
             document.into_tensor(&mut binary).map_err(|fault| wrong_input(name, &fault))?;
@@ -155,7 +187,7 @@ fn read_requested_output(
     let name = output.name;
     let mut parameters =
         output.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
-    if parameters.keys().any(|key| key.starts_with("shared_memory_")) {
+    if parameters.keys().any(|name| is_about_shared_memory(name)) {
         return Err(shared_memory(&format!("output '{name}'")));
     }
     if let Some(binary) = take_binary_data(&name, &mut parameters)? {

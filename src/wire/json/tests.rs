@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::*;
-use crate::call::{FaultKind, InferAnswer, InferRequest, Parameter, RequestedOutput};
+use crate::call::{FaultKind, InferAnswer, InferRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{DataType, Rope, Shape, Tensor};
 
 fn headers(length: &str) -> HeaderMap {
@@ -110,6 +110,19 @@ fn malformed_requests_name_what_is_wrong() {
         (input(r#""datatype":"FP32","shape":[1],"data":5"#), "must be a list"),
         (input(r#""datatype":"FP32","shape":[1],"data":[1,2]"#), "input 'x'"),
         (input(r#""datatype":"FP32","shape":[1]"#), "no data"),
+        (
+            input(r#""datatype":"INT8","shape":[1],"data":[1],"parameters":{"k":{"a":1}}"#),
+            "input 'x': parameter 'k'",
+        ),
+        (
+            input(r#""datatype":"INT8","shape":[1],"parameters":{"binary_data_size":"1"}"#),
+            "'inputs[0].parameters.binary_data_size'",
+        ),
+        (
+            input(r#""datatype":"INT8","shape":[1],"data":[1]"#)
+                .replace("]}]}", r#"]},{"name":"x","datatype":"INT8","shape":[1],"data":[1]}]}"#),
+            "given twice",
+        ),
         (input(r#""datatype":"FP16","shape":[1],"data":[1]"#), "binary"),
         (
             input(
@@ -127,6 +140,23 @@ fn malformed_requests_name_what_is_wrong() {
         assert_eq!(fault.kind, FaultKind::InvalidRequest, "{json:.80}");
         assert!(fault.message.contains(word), "{json:.80}: {fault}");
     }
+}
+
+fn content_type(name: &str) -> Parameters {
+    [("content_type".to_owned(), Parameter::String(name.to_owned()))].into()
+}
+
+#[test]
+fn an_inputs_own_parameters_are_kept_without_the_protocols() {
+    let json = r#"{"inputs":[
+        {"name":"a","datatype":"INT8","shape":[1],"data":[1],"parameters":{"content_type":"np"}},
+        {"name":"b","datatype":"INT8","shape":[1],
+         "parameters":{"headers":null,"binary_data_size":1,"content_type":"str"}},
+        {"name":"c","datatype":"INT8","shape":[1],"parameters":{"binary_data_size":1}}]}"#;
+    let (headers, body) = with_binary(json, &[2, 3]);
+    let kept = parse_infer_request(&headers, body).unwrap().request.input_parameters;
+    let expected = [("a", content_type("np")), ("b", content_type("str"))];
+    assert_eq!(kept, expected.map(|(name, it)| (name.to_owned(), it)).into());
 }
 
 #[test]
@@ -152,6 +182,7 @@ fn what_a_client_writes_a_front_reads() {
             tensor("x", DataType::Fp16, &[1, 2], &[1, 2, 3, 4]),
             tensor("s", DataType::Bytes, &[1], b"\x02\0\0\0hi"),
         ],
+        input_parameters: [("s".to_owned(), content_type("str"))].into(),
         outputs: Vec::new(),
     };
     let (headers, body) = write_infer_request(&request, "id\"1");
@@ -159,6 +190,7 @@ fn what_a_client_writes_a_front_reads() {
     let parsed = parse_infer_request(&headers, body).unwrap();
     assert_eq!((parsed.id.as_str(), &parsed.request.inputs), ("id\"1", &request.inputs));
     assert_eq!(parsed.request.parameters, request.parameters);
+    assert_eq!(parsed.request.input_parameters, request.input_parameters);
     assert!(parsed.binary_outputs.is_binary("anything"));
 
     let outputs = vec![RequestedOutput {
@@ -224,7 +256,7 @@ fn replies_that_break_the_protocol_are_errors() {
         let error = parse_infer_reply(&headers, body).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
-    let nested = br#"{"model_name":"m","outputs":[{"name":"y","datatype":"INT8","shape":[1,2],"data":[[1,2]]}]}"#;
+    let nested = br#"{"model_name":"m","outputs":[{"name":"y","datatype":"INT8","shape":[1,2],"data":[[1,2]],"parameters":{"k":[{}]}}]}"#;
     let answer = parse_infer_reply(&HeaderMap::new(), Bytes::from_static(nested)).unwrap();
     assert_eq!(answer.outputs, [tensor("y", DataType::Int8, &[1, 2], &[1, 2])]);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::call::{Fault, FaultKind, Parameter, Parameters};
+use crate::wire::parameters::{is_about_shared_memory, is_about_transport};
 use crate::wire::pb;
 use crate::wire::pb::infer_parameter::ParameterChoice;
 
@@ -50,13 +51,27 @@ pub(super) fn take_empty_final_response(parameters: &mut Parameters) -> bool {
     parameters.remove("triton_enable_empty_final_response") == Some(Parameter::Bool(true))
 }
 
-/// Refuses a tensor whose data is said to be in shared memory, which only its own host can read.
-pub(super) fn refuse_shared_memory(
+/// The parameters of a tensor that are for the model.
+pub(super) fn of_tensor(
+    kind: &str,
+    tensor: &str,
+    parameters: BTreeMap<String, pb::InferParameter>,
+) -> Result<Parameters, Fault> {
+    if parameters.is_empty() {
+        return Ok(Parameters::new());
+    }
+    refuse_shared_memory(kind, tensor, &parameters)?;
+    let mut parameters = from_wire(parameters)?;
+    parameters.retain(|name, _| !is_about_transport(name));
+    Ok(parameters)
+}
+
+fn refuse_shared_memory(
     kind: &str,
     tensor: &str,
     parameters: &BTreeMap<String, pb::InferParameter>,
 ) -> Result<(), Fault> {
-    let Some(name) = parameters.keys().find(|name| name.starts_with("shared_memory_")) else {
+    let Some(name) = parameters.keys().find(|name| is_about_shared_memory(name)) else {
         return Ok(());
     };
     Err(Fault::new(

@@ -1,11 +1,11 @@
 //! `ModelInferRequest` to a call's work and back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::contents::{Head, filled_fields, tensor_from_contents, tensor_from_raw};
 use super::message::{Separated, assemble, separate};
-use super::parameters::{from_wire, refuse_shared_memory, take_empty_final_response, to_wire};
-use crate::call::{Fault, InferRequest, RequestedOutput};
+use super::parameters::{from_wire, of_tensor, take_empty_final_response, to_wire};
+use crate::call::{Fault, InferRequest, Parameters, RequestedOutput};
 use crate::tensor::{Rope, Tensor};
 use crate::wire::parameters::{Scheduling, take_scheduling};
 use crate::wire::pb;
@@ -34,16 +34,18 @@ pub struct DecodedInfer {
 /// # Errors
 /// When the message is malformed or asks for what is not served; the fault names the field.
 pub fn decode_infer_request(message: &Rope) -> Result<DecodedInfer, Fault> {
-    let Separated { head, raw } = separate::<pb::ModelInferRequest>(message, RAW_INPUT_CONTENTS)
-        .map_err(|error| {
+    let Separated { mut head, raw } =
+        separate::<pb::ModelInferRequest>(message, RAW_INPUT_CONTENTS).map_err(|error| {
             Fault::invalid("ModelInferRequest", format!("this is no ModelInferRequest: {error}"))
         })?;
     let mut parameters = from_wire(head.parameters)?;
     let wants_empty_final_response = take_empty_final_response(&mut parameters);
     let scheduling = take_scheduling(&mut parameters)?;
+    let input_parameters = take_input_parameters(&mut head.inputs)?;
     let request = InferRequest {
         version: head.model_version,
         parameters,
+        input_parameters,
         inputs: inputs(head.inputs, raw)?,
         outputs: head.outputs.into_iter().map(requested_output).collect::<Result<_, _>>()?,
     };
@@ -56,10 +58,22 @@ pub fn decode_infer_request(message: &Rope) -> Result<DecodedInfer, Fault> {
     })
 }
 
+fn take_input_parameters(
+    inputs: &mut [InferInputTensor],
+) -> Result<BTreeMap<String, Parameters>, Fault> {
+    let mut all = BTreeMap::new();
+    for input in inputs {
+        let parameters = of_tensor("input", &input.name, std::mem::take(&mut input.parameters))?;
+        if !parameters.is_empty() {
+            all.insert(input.name.clone(), parameters);
+        }
+    }
+    Ok(all)
+}
+
 fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<Rope>) -> Result<Vec<Tensor>, Fault> {
     let mut names = BTreeSet::new();
     for input in &inputs {
-        refuse_shared_memory("input", &input.name, &input.parameters)?;
         if !names.insert(input.name.as_str()) {
             let message = format!("input '{}' is given twice; give it once", input.name);
             return Err(Fault::invalid(input.name.clone(), message));
@@ -107,11 +121,7 @@ fn raw_input(input: InferInputTensor, raw: Rope) -> Result<Tensor, Fault> {
 }
 
 fn requested_output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, Fault> {
-    refuse_shared_memory("output", &output.name, &output.parameters)?;
-    let mut parameters = from_wire(output.parameters)?;
-    // How an output travels is settled between two neighbours, not between caller and instance.
-    parameters.remove("binary_data");
-    parameters.remove("binary_data_size");
+    let parameters = of_tensor("output", &output.name, output.parameters)?;
     Ok(RequestedOutput { name: output.name, parameters })
 }
 
@@ -122,7 +132,11 @@ pub fn encode_infer_request(request: &InferRequest, model_name: &str, id: &str) 
         model_version: request.version.clone(),
         id: id.to_owned(),
         parameters: to_wire(&request.parameters),
-        inputs: request.inputs.iter().map(input_head).collect(),
+        inputs: request
+            .inputs
+            .iter()
+            .map(|input| input_head(input, request.input_parameters.get(input.name())))
+            .collect(),
         outputs: request
             .outputs
             .iter()
@@ -136,11 +150,12 @@ pub fn encode_infer_request(request: &InferRequest, model_name: &str, id: &str) 
     assemble(&head, RAW_INPUT_CONTENTS, request.inputs.iter(), None)
 }
 
-fn input_head(tensor: &Tensor) -> InferInputTensor {
+fn input_head(tensor: &Tensor, parameters: Option<&Parameters>) -> InferInputTensor {
     InferInputTensor {
         name: tensor.name().to_owned(),
         datatype: tensor.datatype().name().to_owned(),
         shape: tensor.shape().to_wire().collect(),
-        ..InferInputTensor::default()
+        parameters: parameters.map(to_wire).unwrap_or_default(),
+        contents: None,
     }
 }

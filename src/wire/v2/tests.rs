@@ -63,15 +63,22 @@ proptest! {
     #[test]
     fn a_request_survives_the_way_there_and_back(
         inputs in prop::collection::vec(any_tensor(), 0..4),
+        own in prop::collection::btree_map("t[0-3]", any_parameters(), 0..3),
         parameters in any_parameters(),
         outputs in prop::collection::vec(("[a-z]{1,5}", any_parameters()), 0..3),
         size in 1_usize..99,
     ) {
         let outputs = outputs.into_iter();
+        let sent = tensors(&inputs);
+        let input_parameters = own
+            .into_iter()
+            .filter(|(name, own)| !own.is_empty() && sent.iter().any(|it| it.name() == name))
+            .collect();
         let request = InferRequest {
             version: "3".to_owned(),
             parameters,
-            inputs: tensors(&inputs),
+            inputs: sent,
+            input_parameters,
             outputs: outputs.map(|(name, parameters)| RequestedOutput { name, parameters }).collect(),
         };
         let message = encode_infer_request(&request, "m", "id");
@@ -85,6 +92,7 @@ proptest! {
         prop_assert_eq!(back.request.version, request.version);
         prop_assert_eq!(back.request.parameters, request.parameters);
         prop_assert_eq!(back.request.inputs, request.inputs);
+        prop_assert_eq!(back.request.input_parameters, request.input_parameters);
         prop_assert_eq!(back.request.outputs, request.outputs);
     }
 
@@ -317,6 +325,20 @@ fn the_schedulers_parameters_are_taken_out() {
         decoded.request.parameters,
         Parameters::from([("temperature".to_owned(), Parameter::Double(0.5))])
     );
+}
+
+#[test]
+fn an_inputs_own_parameters_are_kept_without_the_protocols() {
+    let mut request = typed("INT8", &[0], pb::InferTensorContents::default());
+    request.inputs[0].parameters = [
+        ("binary_data_size", ParameterChoice::Int64Param(0)),
+        ("content_type", ParameterChoice::StringParam("np".to_owned())),
+    ]
+    .map(|(name, choice)| (name.to_owned(), parameter(choice)))
+    .into();
+    let own = [("content_type".to_owned(), Parameter::String("np".to_owned()))].into();
+    let kept = decode(&request).unwrap().request.input_parameters;
+    assert_eq!(kept, [("x".to_owned(), own)].into());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::engine::Engine;
 use super::kserve;
 use super::pb::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use super::pb::infer_parameter::ParameterChoice;
+use super::pb::model_infer_request::InferInputTensor;
 use super::pb::{self, InferParameter, ModelInferRequest, ModelInferResponse};
 use super::settings::{FaultStatus, OutputContents};
 use super::statistics::Seen;
@@ -58,6 +59,7 @@ impl Service {
         let seen = self.engine.records().then(|| Seen {
             headers: ascii_headers(metadata),
             parameters: parameters_as_text(&request.parameters),
+            input_parameters: request.inputs.iter().map(own_parameters).collect(),
             ..kserve::seen(path, &request.model_name, &request.id, &inputs)
         });
         let requested = request.outputs.iter().map(|output| output.name.as_str());
@@ -335,6 +337,10 @@ fn response_of(
 
 fn parameter<'a>(request: &'a ModelInferRequest, name: &str) -> Option<&'a ParameterChoice> {
     request.parameters.get(name)?.parameter_choice.as_ref()
+}
+
+fn own_parameters(input: &InferInputTensor) -> (String, BTreeMap<String, String>) {
+    (input.name.clone(), parameters_as_text(&input.parameters))
 }
 
 fn parameters_as_text(parameters: &BTreeMap<String, InferParameter>) -> BTreeMap<String, String> {

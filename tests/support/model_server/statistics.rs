@@ -65,6 +65,8 @@ pub struct Seen {
     pub headers: BTreeMap<String, String>,
     /// The request parameters of KServe v2, as text.
     pub parameters: BTreeMap<String, String>,
+    /// The inputs' own parameters of KServe v2 by the inputs' names, as text.
+    pub input_parameters: BTreeMap<String, BTreeMap<String, String>>,
     /// The body of an HTTP call, byte for byte; empty for gRPC.
     pub body: Bytes,
 }

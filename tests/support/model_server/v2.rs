@@ -161,6 +161,7 @@ async fn infer(
     let seen = engine.records().then(|| Seen {
         headers: headers_as_text(&headers),
         parameters: parameters_as_text(&request.parameters),
+        input_parameters: request.inputs.iter().map(own_parameters).collect(),
         body: body.clone(),
         ..kserve::seen(uri.path(), &target.model, id, &inputs)
     });
@@ -248,6 +249,10 @@ fn response_of(
     let octets = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, octets);
     Ok(response)
+}
+
+fn own_parameters(input: &Input) -> (String, BTreeMap<String, String>) {
+    (input.name.clone(), parameters_as_text(&input.parameters))
 }
 
 fn parameters_as_text(parameters: &Map<String, Value>) -> BTreeMap<String, String> {
