@@ -7,6 +7,7 @@
 
 mod body;
 mod find;
+mod heavy;
 mod openai;
 mod problem;
 mod reply;

@@ -78,6 +78,8 @@ pub(super) fn respond(dialect: Dialect, fault: &Fault) -> Response {
     };
     let mut response = (status, body).into_response();
     write_headers(response.headers_mut(), fault, &table, status);
+    // For the log, which is written where the request's id is known.
+    response.extensions_mut().insert(fault.clone());
     response
 }
 

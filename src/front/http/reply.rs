@@ -34,12 +34,17 @@ pub(super) fn json(value: &impl Serialize) -> Response {
     json_text(Rope::from(serde_json::to_vec(value).unwrap_or_default()))
 }
 
+/// The same reply, telling its id.
+pub(super) fn named(mut response: Response, id: &RequestId) -> Response {
+    response.headers_mut().insert(X_REQUEST_ID, id.value());
+    response
+}
+
 /// The same reply, telling its id and where the time went.
-pub(super) fn told(mut response: Response, id: &RequestId, timing: &Timing) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, id.value());
+pub(super) fn told(response: Response, id: &RequestId, timing: &Timing) -> Response {
+    let mut response = named(response, id);
     if let Ok(value) = server_timing(timing) {
-        headers.insert(SERVER_TIMING, value);
+        response.headers_mut().insert(SERVER_TIMING, value);
     }
     response
 }

@@ -5,6 +5,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
 
+use crate::call::Fault;
 use crate::front::request_id::{X_REQUEST_ID, fresh_id, is_sane};
 
 /// A request's id: the caller's, else one that no other request has.
@@ -47,8 +48,15 @@ pub(super) async fn attach(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     let value = id.value();
     request.extensions_mut().insert(id);
+    let asked = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| (request.method().clone(), request.uri().clone()));
     let mut response = next.run(request).await;
-    response.headers_mut().entry(X_REQUEST_ID).or_insert(value);
+    let id = response.headers_mut().entry(X_REQUEST_ID).or_insert(value).clone();
+    if let (Some((method, uri)), Some(fault)) = (asked, response.extensions().get::<Fault>()) {
+        let (status, path) = (response.status().as_u16(), uri.path());
+        let request_id = id.to_str().unwrap_or_default();
+        tracing::debug!(request_id, %method, path, status, %fault, "a request failed");
+    }
     response
 }
 

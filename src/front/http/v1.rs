@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::find::{ModelPath, declared_inputs, model_of_path};
+use super::heavy::heavy;
 use super::openai::ModelObject;
 use super::problem::{KserveFault, OpenAiFault};
 use super::request_id::RequestId;
@@ -133,7 +134,7 @@ async fn predict_items(
         let message = "this model is served in one version; leave /versions/ out of the path";
         return Err(Fault::invalid("version", message));
     }
-    let request = parse_request(body)?;
+    let request = heavy(body.len(), || parse_request(body))?;
     let served = model.call(Work::Items(request), terms, Via::V1).await?;
     let Answer::Items(answer) = &served.answer else { return Err(wrong_answer()) };
     let body = write_reply(answer);
@@ -147,7 +148,6 @@ async fn predict_tensors(
     path: ModelPath,
     body: Bytes,
 ) -> Result<(Served, Rope), Fault> {
-    let items = parse_request(body)?;
     let description = model.description();
     if description.inputs.is_empty() && !model.is_ready() {
         let name = model.name();
@@ -155,10 +155,16 @@ async fn predict_tensors(
             format!("model '{name}' has no usable instance yet, so its inputs are unknown");
         return Err(Fault::new(FaultKind::NoInstance, message));
     }
-    let mut request = tensors::instances_to_request(&items, &declared_inputs(&description))?;
+    let declared = declared_inputs(&description);
+    let (mut request, rows) = heavy(body.len(), || {
+        let items = parse_request(body)?;
+        let rows = items.items.len() as u64;
+        tensors::instances_to_request(&items, &declared).map(|request| (request, rows))
+    })?;
     request.version = path.version;
     let served = model.call(Work::Infer(request), terms, Via::V1).await?;
     let Answer::Infer(answer) = &served.answer else { return Err(wrong_answer()) };
-    let body = tensors::outputs_to_reply(answer, items.items.len() as u64)?;
+    let bytes = answer.outputs.iter().map(|output| output.data().len()).sum();
+    let body = heavy(bytes, || tensors::outputs_to_reply(answer, rows))?;
     Ok((served, body))
 }

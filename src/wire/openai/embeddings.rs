@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::encoding::append_embedding;
-use super::generation::{missing_model, model_name};
+use super::generation::{missing_model, model_name, place_of, splice};
 use crate::call::{Fault, ItemsAnswer, ItemsRequest, ItemsRoute, Usage};
 use crate::tensor::Rope;
 use crate::wire::ReplyError;
@@ -183,24 +183,26 @@ pub fn parse_embeddings_reply(
     Ok((items, usage))
 }
 
-/// Writes the reply to a caller who named the model `model`.
+/// Writes the reply to a caller who named the model `model`, which instances know as
+/// `upstream_name`.
 ///
-/// The instance's own body goes as it came when it was this call's alone and its embeddings have
-/// the form that was asked for. Some instances ignore `encoding_format`, and some clients decode
-/// what they asked for without looking, so a form that differs is converted. A reply without usage
-/// gets zeros: clients read it unasked.
+/// The instance's own body goes as it came, but for the model's name, when it was this call's alone
+/// and its embeddings have the form that was asked for. Some instances ignore `encoding_format`,
+/// and some clients decode what they asked for without looking, so a form that differs is
+/// converted. A reply without usage gets zeros: clients read it unasked.
 ///
 /// # Errors
 /// When an embedding is in neither form.
 pub fn write_embeddings_reply(
     model: &str,
+    upstream_name: &str,
     answer: &ItemsAnswer,
     wants_base64: bool,
 ) -> Result<Rope, ReplyError> {
     let wanted_start = if wants_base64 { b'"' } else { b'[' };
     let as_wanted = answer.items.iter().all(|item| item.first() == Some(&wanted_start));
-    if let Some(body) = answer.body.as_ref().filter(|body| as_wanted && names_model(body, model)) {
-        return Ok(Rope::from(body.clone()));
+    if let Some(body) = answer.body.as_ref().filter(|_| as_wanted) {
+        return Ok(Rope::from(renamed(body, model, upstream_name)));
     }
     let mut body = Rope::new();
     let mut pending = b"{\"object\":\"list\",\"data\":[".to_vec();
@@ -227,14 +229,23 @@ pub fn write_embeddings_reply(
     Ok(body)
 }
 
-/// Whether a reply names the model as its caller does.
-fn names_model(body: &Bytes, model: &str) -> bool {
+/// The body with the model under the name that its caller uses.
+fn renamed(body: &Bytes, model: &str, upstream_name: &str) -> Bytes {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]
-        model: Cow<'a, str>,
+        model: &'a RawValue,
     }
-    serde_json::from_slice::<Named<'_>>(body).is_ok_and(|named| named.model == model)
+    if model == upstream_name {
+        return body.clone();
+    }
+    let Ok(Named { model: named }) = serde_json::from_slice(body) else { return body.clone() };
+    let is_upstream_name =
+        serde_json::from_str::<Cow<'_, str>>(named.get()).is_ok_and(|it| it == upstream_name);
+    if !is_upstream_name {
+        return body.clone();
+    }
+    splice(body, &place_of(named.get(), body), model)
 }
 
 #[cfg(test)]
@@ -310,7 +321,7 @@ mod tests {
             usage: Some(Usage { prompt_tokens: 3, total_tokens: 4 }),
             body: None,
         };
-        let text = |wants| write_embeddings_reply("m", &answer, wants).unwrap().to_bytes();
+        let text = |wants| write_embeddings_reply("m", "m", &answer, wants).unwrap().to_bytes();
         let usage = r#""model":"m","usage":{"prompt_tokens":3,"total_tokens":4}}"#;
         let expected = |one, two| {
             format!(
@@ -322,14 +333,18 @@ mod tests {
     }
 
     #[test]
-    fn an_own_body_goes_as_it_came_unless_form_or_name_differ() {
-        let body = br#"{ "data":[{"embedding":[0.50],"index":0}], "model":"m" , "x":1}"#;
-        let body = Bytes::from_static(body);
+    fn an_own_body_goes_as_it_came_but_for_form_and_name() {
+        let source = r#"{ "data":[{"embedding":[0.50],"index":0}], "model":"m" , "x":1}"#;
+        let body = Bytes::from_static(source.as_bytes());
         let (items, usage) = parse_embeddings_reply(&body, 1).unwrap();
-        let answer = ItemsAnswer { items, usage, body: Some(body.clone()) };
-        let text = |model, wants| write_embeddings_reply(model, &answer, wants).unwrap().to_bytes();
-        assert_eq!(text("m", false), body);
-        assert!(String::from_utf8_lossy(&text("n", false)).contains(r#""model":"n""#));
-        assert!(String::from_utf8_lossy(&text("m", true)).contains("AAAAPw=="));
+        let answer = ItemsAnswer { items, usage, body: Some(body) };
+        let text = |model, upstream_name, wants| {
+            write_embeddings_reply(model, upstream_name, &answer, wants).unwrap().to_bytes()
+        };
+        assert_eq!(text("m", "m", false), source);
+        assert_eq!(text("n", "m", false), source.replace("\"m\"", "\"n\""));
+        // A name that is neither is the instance's own business.
+        assert_eq!(text("n", "o", false), source);
+        assert!(String::from_utf8_lossy(&text("m", "m", true)).contains("AAAAPw=="));
     }
 }

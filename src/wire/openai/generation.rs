@@ -41,23 +41,33 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         Some("true") => true,
         Some(_) => return Err(Fault::invalid("stream", "'stream' must be true or false")),
     };
-    let start = (model.as_ptr() as usize).saturating_sub(body.as_ptr() as usize);
-    Ok(ParsedGeneration { model: name.into_owned(), stream, model_at: start..start + model.len() })
+    Ok(ParsedGeneration { model: name.into_owned(), stream, model_at: place_of(model, body) })
 }
 
 impl ParsedGeneration {
     /// The body with another name for the model and every other byte as it was.
     #[must_use]
     pub fn with_model(&self, body: &Bytes, name: &str) -> Bytes {
-        let before = body.get(..self.model_at.start).unwrap_or_default();
-        let after = body.get(self.model_at.end..).unwrap_or_default();
-        let mut spliced = BytesMut::with_capacity(body.len() + name.len() + 2);
-        spliced.put_slice(before);
-        // A string into memory: nothing that can fail.
-        drop(serde_json::to_writer((&mut spliced).writer(), name));
-        spliced.put_slice(after);
-        spliced.freeze()
+        splice(body, &self.model_at, name)
     }
+}
+
+/// Where in `body` a part of it is.
+pub(super) fn place_of(part: &str, body: &Bytes) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize);
+    start..start + part.len()
+}
+
+/// The body with a JSON string in the place of what is there, and every other byte as it was.
+pub(super) fn splice(body: &Bytes, place: &Range<usize>, text: &str) -> Bytes {
+    let before = body.get(..place.start).unwrap_or_default();
+    let after = body.get(place.end..).unwrap_or_default();
+    let mut spliced = BytesMut::with_capacity(body.len() + text.len() + 2);
+    spliced.put_slice(before);
+    // A string into memory: nothing that can fail.
+    drop(serde_json::to_writer((&mut spliced).writer(), text));
+    spliced.put_slice(after);
+    spliced.freeze()
 }
 
 /// The name in a raw `model` value.

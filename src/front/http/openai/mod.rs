@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use self::relay::respond;
+use super::heavy::heavy;
 use super::problem::OpenAiFault;
 use super::request_id::RequestId;
 use super::v2::wrong_answer;
@@ -61,7 +63,8 @@ pub(super) async fn embeddings(
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
-    let ParsedEmbeddings { model: name, mut request, wants_base64 } = parse_embeddings(body)?;
+    let ParsedEmbeddings { model: name, mut request, wants_base64 } =
+        heavy(body.len(), || parse_embeddings(body))?;
     let model = find_model(&state.models, &name, "")?;
     if !matches!(model.kind(), WorkKind::OpenAi { embeddings: true, .. }) {
         return Err(wrong_route(&model).into());
@@ -73,8 +76,11 @@ pub(super) async fn embeddings(
     }
     let served = model.call(Work::Items(request), terms, Via::OpenAi).await?;
     let Answer::Items(answer) = &served.answer else { return Err(wrong_answer().into()) };
-    let body = write_embeddings_reply(&name, answer, wants_base64)
-        .map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
+    let bytes = answer.items.iter().map(Bytes::len).sum();
+    let body = heavy(bytes, || {
+        write_embeddings_reply(&name, &model.plan().upstream_name, answer, wants_base64)
+    });
+    let body = body.map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
     Ok(reply::told(reply::json_text(body), &id, &served.timing))
 }
 
@@ -103,7 +109,7 @@ async fn generate(
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let mut body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
-    let parsed = parse_generation(&body)?;
+    let parsed = heavy(body.len(), || parse_generation(&body))?;
     let model = find_model(&state.models, &parsed.model, "")?;
     if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
         return Err(wrong_route(&model).into());

@@ -130,6 +130,7 @@ async fn an_unwritable_output_and_a_refusal_are_the_callers_to_mend() {
     assert!(reply.status == 400 && reply.error().contains("binary_data"), "{}", reply.error());
     let reply = Site::new(refuse).await.post(INFER, BODY).await;
     assert_eq!((reply.status.as_u16(), reply.error().as_str()), (400, "not like this"));
+    assert_eq!(reply.headers["x-request-id"], "7");
     assert_eq!(reply.headers["x-batchwise-reason"], "upstream_refused");
 }
 
