@@ -260,3 +260,32 @@ fn replies_that_break_the_protocol_are_errors() {
     let answer = parse_infer_reply(&HeaderMap::new(), Bytes::from_static(nested)).unwrap();
     assert_eq!(answer.outputs, [tensor("y", DataType::Int8, &[1, 2], &[1, 2])]);
 }
+
+const EVERYTHING: &str = r#"{"id":"7","parameters":{"a":1},"inputs":[
+    {"name":"a","datatype":"INT8","shape":[1,2],"data":[[1,2]]},
+    {"name":"s","datatype":"BYTES","shape":[2],"data":["h\u00e9","\\"]},
+    {"name":"b","shape":[1,2],"datatype":"UINT16","parameters":{"binary_data_size":4}}]}"#;
+
+proptest::proptest! {
+    /// Malformed bodies of every kind are answered, never a panic, and what is accepted is sound.
+    #[test]
+    fn a_damaged_request_is_refused_or_understood(
+        damage in proptest::collection::vec((0_usize..400, proptest::prelude::any::<u8>()), 0..4),
+        length in 0_usize..400,
+        cut in 0_usize..400,
+    ) {
+        let mut whole = [EVERYTHING.as_bytes(), &[1, 0, 2, 0]].concat();
+        for (place, byte) in damage {
+            let place = place % whole.len();
+            whole[place] = byte;
+        }
+        whole.truncate(whole.len().saturating_sub(cut % 8));
+        let length = if length % 3 == 0 { length } else { EVERYTHING.len() };
+        let body = Bytes::from(whole);
+        if let Ok(parsed) = parse_infer_request(&headers(&length.to_string()), body) {
+            let (headers, body) = write_infer_request(&parsed.request, &parsed.id);
+            let again = parse_infer_request(&headers, body).unwrap();
+            proptest::prop_assert_eq!(again.request.inputs, parsed.request.inputs);
+        }
+    }
+}
