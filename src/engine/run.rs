@@ -46,6 +46,7 @@ pub(super) type Flight =
     Pin<Box<dyn Future<Output = (SlotId, Option<Outcome<Call>>)> + Send + 'static>>;
 
 /// What ends the engine's sleep.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once; a box would cost more")]
 enum Woken {
     Message(Message),
     Landed(SlotId, Option<Outcome<Call>>),
