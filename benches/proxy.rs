@@ -7,7 +7,9 @@
 //! ```
 //! Segments of load on the model server directly and on each proxy take turns in one run, so that
 //! the machine's noise meets all of them. `CPU us` is the processor time of the proxy per call (of
-//! the model server in lines named direct), `own us` that of the load generator.
+//! the model server in lines named direct), `own us` that of the load generator. On a machine that
+//! does other work, run the built program under `chrt --rr 1`: its processes inherit it, and waking
+//! up late no longer hides what the proxy costs.
 
 #[path = "support/mod.rs"]
 pub mod support;
@@ -71,6 +73,9 @@ struct Arguments {
     /// Callers of the scenario saturation.
     #[arg(long, default_value_t = 128)]
     callers: usize,
+    /// Loads of the scenario poisson in percent of the capacity, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = LOADS)]
+    loads: Vec<u32>,
     /// Calls a second of the scenario overhead.
     #[arg(long, default_value_t = 2000.0)]
     rate: f64,
@@ -195,7 +200,7 @@ impl Bench {
         // One model server without batching is past its capacity at the least of the loads.
         for (target, alone) in targets.iter().zip(&alone).skip(1) {
             let path_ms = alone.pooled.quantile_ms(0.5) - curve.alone().as_secs_f64() * 1e3;
-            for percent in LOADS {
+            for &percent in &self.arguments.loads {
                 let rate = self.capacity() * f64::from(percent) / 100.0;
                 let load = Load::Open { rate };
                 let one = std::slice::from_ref(target);
