@@ -85,7 +85,7 @@ impl Engine {
         let time = self.switches.service_time(rows);
         if !time.is_zero() {
             let began = Instant::now();
-            self.timer.until(began + time).await;
+            self.timer.exactly_at(began + time).await;
             self.counters.execution_ended(rows, began.elapsed());
         }
         let wrong_rows = self.switches.draw_wrong_rows();

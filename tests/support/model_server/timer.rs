@@ -1,7 +1,7 @@
 //! Waiting to a tenth of a millisecond, which tokio's timer wheel (1 ms) cannot.
 //!
-//! One thread sleeps in the kernel until shortly before the next due time and yields away the
-//! rest, so that the cost is bounded by `APPROACH` a wait and nothing when idle.
+//! One thread sleeps in the kernel until the next due time. Whoever needs to be more precise than
+//! the kernel is woken early and spins away the rest, which costs at most [`LEAD`] a wait.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// How long before a due time the thread stops sleeping: about as long as waking up takes.
-const APPROACH: Duration = Duration::from_micros(20);
+/// How long a sleeping thread and then a sleeping runtime may take to wake up, usually.
+const LEAD: Duration = Duration::from_micros(150);
 
 /// Lets the sleeps of this thread end within microseconds of their time instead of the 50 that the
 /// kernel may take by default. Where the kernel does not allow it, nothing changes.
@@ -62,7 +62,16 @@ impl Timer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Returns at `due`, at once when it has passed.
+    /// Returns at `due` to some microseconds. Spins for up to [`LEAD`] on the runtime's thread, so
+    /// this is for few waits at a time.
+    pub(super) async fn exactly_at(&self, due: Instant) {
+        self.until(due.checked_sub(LEAD).unwrap_or(due)).await;
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Returns soon after `due`, at once when it has passed.
     pub(super) async fn until(&self, due: Instant) {
         let (done, fired) = oneshot::channel();
         {
@@ -97,14 +106,9 @@ impl Shared {
             }
             queue = match queue.waits.peek().map(|wait| wait.due.saturating_duration_since(now)) {
                 None => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left > APPROACH => {
-                    let waited = self.changed.wait_timeout(queue, left - APPROACH);
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(queue, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                Some(_) => {
-                    drop(queue);
-                    thread::yield_now();
-                    self.queue.lock().unwrap_or_else(PoisonError::into_inner)
                 }
             };
         }
