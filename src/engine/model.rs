@@ -101,8 +101,10 @@ impl Model {
     /// Why there is no answer.
     pub async fn call(&self, work: Work, terms: Terms, via: Via) -> Result<Served, Fault> {
         let accepted = tokio::time::Instant::now();
+        let terms = Arc::new(terms);
         let mut account = Account {
             model: self,
+            terms: Arc::clone(&terms),
             priority: terms.priority.unwrap_or(self.plan.default_priority),
             via,
             accepted,
@@ -116,7 +118,7 @@ impl Model {
     async fn answer(
         &self,
         work: Work,
-        terms: Terms,
+        terms: Arc<Terms>,
         accepted: tokio::time::Instant,
         priority: u8,
     ) -> Result<Served, Fault> {
@@ -146,7 +148,7 @@ impl Model {
         };
         let (reply, receiver) = Reply::new(rows);
         let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.place());
-        let call = Call { work, terms: Arc::new(terms), reply, last_fault: None };
+        let call = Call { work, terms, reply, last_fault: None };
         if self.inbox.len() >= INBOX_BOUND {
             guard.disarm();
             let message = format!("model '{}' has more calls than it can take in", self.plan.name);
@@ -208,9 +210,10 @@ impl Model {
     }
 }
 
-/// Counts a call once, whatever becomes of it: a caller that goes away drops it.
+/// Counts and logs a call once, whatever becomes of it: a caller that goes away drops it.
 struct Account<'a> {
     model: &'a Model,
+    terms: Arc<Terms>,
     priority: u8,
     via: Via,
     accepted: tokio::time::Instant,
@@ -223,13 +226,43 @@ impl Account<'_> {
         let took = self.accepted.elapsed();
         let (label, queue) = match outcome {
             Ok(served) => ("ok", Some(served.timing.queue)),
-            Err(fault) => (crate::wire::status::of_kind(fault.kind).reason, None),
+            Err(fault) => {
+                let reason = crate::wire::status::of_kind(fault.kind).reason;
+                self.log(fault, reason);
+                (reason, None)
+            }
         };
         if let Some(queue) = queue {
             self.model.metrics.queued(self.priority, queue);
         }
         self.model.metrics.answered(self.via, self.priority, label, took);
         with_statistics(&self.model.statistics, |all| all.call(outcome.is_ok(), queue, took));
+    }
+
+    /// Logs what is no fault of the caller: loudly where an instance or batchwise failed the call,
+    /// quietly where none was tried to the end, which a busy server may say thousands of times.
+    fn log(&self, fault: &Fault, reason: &'static str) {
+        let model = self.model.name();
+        let request_id = self.terms.request_id.as_str();
+        match fault.kind {
+            FaultKind::Upstream | FaultKind::Internal | FaultKind::Overloaded => {
+                tracing::warn!(model, request_id, reason, %fault, "a call failed");
+            }
+            FaultKind::QueueFull
+            | FaultKind::Shed
+            | FaultKind::NoInstance
+            | FaultKind::Deadline
+            | FaultKind::Draining => {
+                tracing::debug!(model, request_id, reason, %fault, "a call was not served");
+            }
+            FaultKind::InvalidRequest
+            | FaultKind::UnknownModel
+            | FaultKind::UnknownRoute
+            | FaultKind::MethodNotAllowed
+            | FaultKind::Unimplemented
+            | FaultKind::TooLarge
+            | FaultKind::Refused => {}
+        }
     }
 }
 

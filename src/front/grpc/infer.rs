@@ -44,7 +44,6 @@ where
             response
         }
         Err(fault) => {
-            tracing::debug!(model = model_name, request_id, %fault, "a call failed");
             let mut response = fault_response(&fault);
             if request_id.is_empty() {
                 terms::echo_request_id(headers, response.headers_mut());
