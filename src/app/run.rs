@@ -37,7 +37,11 @@ fn serve(arguments: &ServeArguments) -> Exit {
     for finding in &loaded.warnings {
         tracing::warn!(key = finding.key, mend = finding.mend, "{}", finding.message);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads(loaded.plan.server.worker_threads))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("cannot start the runtime: {error}"));
@@ -45,6 +49,16 @@ fn serve(arguments: &ServeArguments) -> Exit {
         }
     };
     runtime.block_on(serve_plan(&loaded.plan))
+}
+
+/// As many as the user says; else one less than the processors, at least 1.
+///
+/// A call hops between tasks, and a runtime with idle threads spreads the hops over them: on two
+/// processors that costs a third more than it gains. One processor is left to the kernel and to
+/// whoever else is on the machine, such as the model.
+fn worker_threads(asked: Option<u32>) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    asked.map_or(processors - 1, |asked| asked as usize).max(1)
 }
 
 async fn serve_plan(plan: &config::Plan) -> Exit {

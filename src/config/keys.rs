@@ -199,6 +199,12 @@ static SERVER: Table = Table {
             "16384",
             "Connections open at once, over all listeners.",
         ),
+        Key::new(
+            "worker_threads",
+            Kind::IntegerOrAuto(1, 1024),
+            "\"auto\"",
+            "Threads that serve calls; auto is one less than the processors, at least 1.",
+        ),
     ],
     tables: &[],
     unsupported: &["tls"],

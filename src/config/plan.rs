@@ -34,6 +34,8 @@ pub struct ServerPlan {
     pub max_request_bytes: u64,
     /// Connections open at once, over all listeners.
     pub max_connections: u32,
+    /// Threads that serve calls; `None`: one less than the processors, at least 1.
+    pub worker_threads: Option<u32>,
 }
 
 impl Default for ServerPlan {
@@ -46,6 +48,7 @@ impl Default for ServerPlan {
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 << 20,
             max_connections: 16_384,
+            worker_threads: None,
         }
     }
 }

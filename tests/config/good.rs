@@ -40,6 +40,7 @@ fn a_minimal_file_gets_every_default() {
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 * 1024 * 1024,
             max_connections: 16_384,
+            worker_threads: None,
         },
         models: vec![ModelPlan {
             name: "m".into(),
@@ -92,6 +93,7 @@ fn every_option_reaches_its_place_in_the_plan() {
             shutdown_grace: Duration::from_secs(90),
             max_request_bytes: 1_000_000_000,
             max_connections: 12,
+            worker_threads: Some(3),
         },
         models: vec![ModelPlan {
             name: "team/resnet50".into(),
