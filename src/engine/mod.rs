@@ -1,7 +1,7 @@
 //! The engine: one task per model that drives its lane, and the tasks that carry its batches.
 //!
-//! `run` is the only loop: it drains its inbox, feeds the lane and does what the lane wants. Each
-//! batch on its way is a task of its own (`slot`): it joins, sends, splits and replies. Each
+//! `run` is the only loop: it drains its inbox, feeds the lane, does what the lane wants and polls the
+//! batches on their way (`slot`: join, send, split, reply). Each
 //! instance has a `watch` that probes it. Everything that runs is owned by the [`Models`], which
 //! waits for it or aborts it.
 

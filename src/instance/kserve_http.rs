@@ -139,7 +139,21 @@ impl KserveHttp {
         get_success(&self.client, &path).await.map(drop)
     }
 
+    /// Learns from the server's own words whether it takes binary tensor data. Some that do not
+    /// break over it instead of refusing it, which nothing could be learned from.
+    async fn ask_form(&self) {
+        if self.form.get() != Form::Unknown {
+            return;
+        }
+        let Ok(reply) = get_success(&self.client, "/v2").await else { return };
+        let Ok(server) = document::<ServerDocument>(&reply) else { return };
+        let Some(extensions) = server.extensions else { return };
+        let binary = extensions.iter().any(|extension| extension == "binary_tensor_data");
+        self.form.learn(if binary { Form::Binary } else { Form::Json });
+    }
+
     async fn ask_description(&self) -> Result<Description, String> {
+        self.ask_form().await;
         let reply = get_success(&self.client, &self.model_path).await?;
         let metadata: MetadataDocument = document(&reply)?;
         let reply = get(&self.client, &format!("{}/config", self.model_path)).await?;
@@ -171,6 +185,12 @@ fn may_be_about_the_form(failure: &Failure) -> bool {
                     | StatusCode::UNPROCESSABLE_ENTITY
             )
         )
+}
+
+/// What a server says of itself.
+#[derive(Deserialize)]
+struct ServerDocument {
+    extensions: Option<Vec<String>>,
 }
 
 fn document<T: DeserializeOwned>(reply: &HttpReply) -> Result<T, String> {

@@ -108,6 +108,24 @@ async fn an_instance_without_the_binary_extension_gets_json_from_its_first_refus
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_list_the_binary_extension_gets_json_at_once() {
+    let (server, log) = server(|asked| match asked.path.as_str() {
+        "/v2" => json(200, r#"{"name":"s","version":"1","extensions":[]}"#),
+        "/v2/models/m" => json(200, r#"{"name":"m","platform":"","inputs":[],"outputs":[]}"#),
+        "/v2/models/m/config" => json(404, "{}"),
+        _ if asked.headers.contains_key(HEADER_LENGTH) => json(500, "broke over raw bytes"),
+        _ => json(200, JSON_REPLY),
+    })
+    .await;
+    let instance = KserveHttp::new(url(server.address), "m", None);
+    bounded(instance.describe()).await.unwrap();
+    let answer = infer_answer(bounded(instance.run(work(&[1.0, 2.0]), context())).await);
+    assert_eq!(floats_of(&answer), [7.5, 8.0]);
+    let asked = log.lock().unwrap().pop().unwrap();
+    assert!(!asked.headers.contains_key(HEADER_LENGTH));
+}
+
+#[tokio::test]
 async fn an_instance_that_took_binary_data_once_is_not_asked_twice_when_it_refuses() {
     let (server, log) = server(|asked| match asked.body.ends_with(&2_f32.to_le_bytes()) {
         true => binary_reply(&[1.0]),
