@@ -44,6 +44,7 @@ impl Filled {
             max_queue_bytes: u64::MAX,
             batch_slots: 1,
             alone_slots: 1,
+            early_slot: true,
             stream_slots: 1,
             attempts: 2,
             breaker: BreakerPlan::default(),

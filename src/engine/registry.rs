@@ -230,6 +230,7 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
         max_queue_bytes: plan.max_queue_bytes,
         batch_slots: plan.max_concurrency.unwrap_or(1),
         alone_slots: plan.max_concurrency.unwrap_or(if embedded { 1 } else { ALONE_SLOTS }),
+        early_slot: plan.max_concurrency.is_none() && !embedded,
         stream_slots: plan.max_concurrency.unwrap_or(STREAM_SLOTS),
         attempts: u8::try_from(attempts.clamp(1, 255)).unwrap_or(u8::MAX),
         breaker: breaker_plan(&plan.breaker),

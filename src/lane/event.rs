@@ -25,6 +25,9 @@ pub struct LanePlan {
     /// Batches that an instance may run at once when nothing is shared, so that there is nothing
     /// to gain by waiting for an answer.
     pub alone_slots: u32,
+    /// Whether a full batch that waits may be sent shortly before the running one ends, to an
+    /// instance with one slot.
+    pub early_slot: bool,
     /// Streams that an instance may run at once.
     pub stream_slots: u32,
     /// Batches that may break under one call before it is given up; at least 1.

@@ -6,6 +6,9 @@ use super::{InstanceId, Instant, Span, Track};
 /// How long an instance that is too busy is left alone the first time.
 const FIRST_PAUSE: Span = Span::from_millis(20);
 const LONGEST_PAUSE: Span = Span::from_secs(2);
+/// How long before the running batch ends the next full one may be sent: enough for its transfer,
+/// and little enough that hardly anything more urgent comes meanwhile.
+const LONGEST_LEAD: Span = Span::from_millis(2);
 /// A wait that is still better than telling the callers that there is nobody.
 const BEARABLE: Span = Span::from_secs(1);
 
@@ -50,6 +53,21 @@ struct Member {
     paused_until: Instant,
     pauses: u32,
     last_sent: u64,
+    /// When the last batch went out.
+    batch_sent: Instant,
+    /// How long full batches take, smoothed.
+    full_time: Option<Span>,
+}
+
+/// Whether a full batch may be sent before the running one is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Early {
+    /// To this instance, now.
+    Now(InstanceId),
+    /// Not before this time.
+    At(Instant),
+    /// Nobody is known well enough.
+    Never,
 }
 
 /// What a lane may hope for.
@@ -87,6 +105,8 @@ impl Fleet {
             paused_until: Instant::default(),
             pauses: 0,
             last_sent: 0,
+            batch_sent: Instant::default(),
+            full_time: None,
         };
         Self { members: (0..count).map(|_| member()).collect(), sent: 0 }
     }
@@ -144,6 +164,7 @@ impl Fleet {
         *member.in_flight(track) += 1;
         member.rows += u64::from(rows);
         member.last_sent = sent;
+        member.batch_sent = now;
         member.breaker.sent(now)
     }
 
@@ -153,6 +174,37 @@ impl Fleet {
             let in_flight = member.in_flight(track);
             *in_flight = in_flight.saturating_sub(1);
             member.rows = member.rows.saturating_sub(u64::from(rows));
+        }
+    }
+
+    /// A full batch took so long.
+    pub(super) fn note_full(&mut self, id: InstanceId, took: Span) {
+        if let Some(member) = self.member(id) {
+            let old = member.full_time.unwrap_or(took).as_nanos();
+            member.full_time = Some(Span::from_nanos(old / 4 * 3 + took.as_nanos() / 4));
+        }
+    }
+
+    /// Looks for an instance whose only slot is taken by a batch that is about to end.
+    pub(super) fn early(&self, now: Instant) -> Early {
+        let due = |member: &Member| {
+            let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
+            let fits = member.batch_slots == 1 && member.batches == 1;
+            let full_time =
+                member.full_time.filter(|_| trusted && fits && member.is_usable(now))?;
+            let lead = Span::from_nanos(full_time.as_nanos() / 8).min(LONGEST_LEAD);
+            Some(member.batch_sent + full_time - lead)
+        };
+        let soonest = self
+            .members
+            .iter()
+            .zip((0..).map(InstanceId))
+            .filter_map(|(member, id)| Some((due(member)?, id)))
+            .min();
+        match soonest {
+            Some((at, id)) if at <= now => Early::Now(id),
+            Some((at, _)) => Early::At(at),
+            None => Early::Never,
         }
     }
 

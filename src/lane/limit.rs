@@ -39,6 +39,11 @@ impl SizeLimit {
         self.told = told.map(|rows| rows.max(1));
     }
 
+    /// Whether somebody has said how many, and no refusal has said otherwise.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.is_some() && self.refused.is_none()
+    }
+
     /// The largest batch that has worked.
     pub(super) fn worked(&self) -> u32 {
         self.worked

@@ -7,7 +7,7 @@ use super::budget::Budget;
 use super::event::{
     Batch, Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
 };
-use super::fleet::{Fleet, Health, Prospect};
+use super::fleet::{Early, Fleet, Health, Prospect};
 use super::limit::SizeLimit;
 use super::policy::{Decision, Policy, View};
 use super::queue::Queue;
@@ -22,7 +22,7 @@ use super::{InstanceId, Instant};
 /// - A batch has one shape key and at most the rows of the cap; a call without a key rides alone.
 /// - No call past its deadline enters a batch.
 /// - No free, admitted slot while a due batch waits.
-/// - Slots in use never exceed the plan; an open breaker gets nothing, a half-open one its probes.
+/// - Slots in use never exceed the plan, but for one full batch sent early where it allows that; an open breaker gets nothing, a half-open one its probes.
 /// - The queue is bounded in rows and bytes.
 /// - After `next` has returned `None`, `wake_at` is in the future or absent.
 /// - The same events at the same times have the same effects.
@@ -351,7 +351,8 @@ impl<P: Payload> Lane<P> {
         };
         // The head waits for another instance; who does not mind this one may have it.
         let choose = |avoid| self.fleet.choose(now, Track::Batch, avoid);
-        let Some((instance, admission)) = choose(avoid).or_else(|| choose(None)) else {
+        let free = choose(avoid).or_else(|| choose(None));
+        let Some((instance, admission)) = free.or_else(|| self.choose_early(now)) else {
             return false;
         };
         let cap = match admission {
@@ -377,6 +378,29 @@ impl<P: Payload> Lane<P> {
             self.dispatch(now, instance, fresh, cause, None);
         }
         true
+    }
+
+    /// Where a full batch waits and no slot is free: an instance whose running batch is about to
+    /// end, so that it does not idle while the next one travels. Nothing is lost by binding a full
+    /// batch that early but a moment in which a more urgent call might have come.
+    fn choose_early(&mut self, now: Instant) -> Option<(InstanceId, Admission)> {
+        // While the limit is being learned, one batch at a time finds it out.
+        if !self.plan.early_slot || !self.batchable || !self.limit.is_told() {
+            return None;
+        }
+        let head = self.batches.first(|_| true)?;
+        let full = self.batches.company(head).rows >= u64::from(self.limit.cap(now));
+        if head.ticket.key.is_none() || head.avoid.is_some() || !full {
+            return None;
+        }
+        match self.fleet.early(now) {
+            Early::Now(instance) => Some((instance, Admission::Batches(u32::MAX))),
+            Early::At(at) => {
+                self.wake_at = Some(at);
+                None
+            }
+            Early::Never => None,
+        }
     }
 
     /// Asks the policy about the most urgent call; where it holds, about the most urgent call of

@@ -34,6 +34,9 @@ impl<P: Payload> Lane<P> {
         if !batched {
             self.stop_sharing();
         } else if self.batchable && flight.track == super::Track::Batch {
+            if flight.rows >= self.limit.cap(now) {
+                self.fleet.note_full(flight.instance, now.since(flight.sent));
+            }
             self.limit.served(flight.rows);
             self.policy.served(flight.rows, now.since(flight.sent));
         }

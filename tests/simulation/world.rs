@@ -109,6 +109,7 @@ impl World {
             max_queue_bytes: 1 << 40,
             batch_slots: 1,
             alone_slots: 4,
+            early_slot: true,
             stream_slots: 4,
             attempts: 2,
             breaker: BreakerPlan::default(),
