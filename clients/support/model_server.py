@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import urllib.request
 
 from .batchwise import program
 from .processes import Process
@@ -22,6 +23,11 @@ class ModelServer:
         self.process.wait_ready(lambda: self.process.log().endswith("\n"))
         addresses = json.loads(self.process.log().splitlines()[0])
         self.grpc, self.http = addresses["grpc"], addresses["http"]
+
+    def statistics(self):
+        """What it has seen so far; `rows` are those of the batches executed or under way."""
+        with urllib.request.urlopen(f"http://{self.http}/statistics", timeout=5) as response:
+            return json.load(response)
 
     def stop(self):
         self.process.stop()
