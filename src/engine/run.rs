@@ -24,7 +24,7 @@ use crate::call::{Call, Fault, FaultKind};
 use crate::instance::Instance;
 use crate::lane::{
     Blame, BreakerState, Effect, Event, InstanceId, Lane, Member, Notice, Outcome, RefuseReason,
-    SlotId, Snapshot,
+    SlotId, Snapshot, Unshared,
 };
 use crate::telemetry::ModelMetrics;
 
@@ -256,7 +256,11 @@ impl Engine {
                 "the instance refuses batches of so many rows though it serves their parts; \
                  batches will be smaller"
             ),
-            Notice::NotBatchable => tracing::warn!(
+            Notice::NotBatchable(Unshared::Told) => tracing::info!(
+                model,
+                "by its configuration the model does not take batches; its calls are served one at a time"
+            ),
+            Notice::NotBatchable(Unshared::Seen) => tracing::warn!(
                 model,
                 "the model's outputs do not have the rows of its inputs; \
                  its calls are served one at a time from now on"

@@ -22,7 +22,8 @@ pub(super) struct DeclaredTensor {
 /// What a Triton model configuration says about batches.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Configuration {
-    pub(super) max_batch_size: i64,
+    /// 0 for a model that does not batch; `None` where the configuration says nothing.
+    pub(super) max_batch_size: Option<i64>,
     /// Executions at once: the instances of all groups, on every device of theirs.
     pub(super) executions: u64,
     /// Whether a request may have any number of replies.
@@ -38,7 +39,7 @@ pub(super) fn describe(
     configuration: Option<&Configuration>,
 ) -> Description {
     let batch_limit = match configuration {
-        Some(configuration) => configured_limit(model, configuration),
+        Some(configuration) => configured_limit(model, configuration, &metadata.inputs),
         None => declared_limit(&metadata.inputs),
     };
     let parallel_batches = configuration
@@ -56,7 +57,11 @@ pub(super) fn describe(
     }
 }
 
-fn configured_limit(model: &str, configuration: &Configuration) -> BatchLimit {
+fn configured_limit(
+    model: &str,
+    configuration: &Configuration,
+    inputs: &[DeclaredTensor],
+) -> BatchLimit {
     if configuration.decoupled || configuration.sequences {
         let why = if configuration.decoupled {
             "is decoupled: it may answer a request any number of times"
@@ -66,9 +71,10 @@ fn configured_limit(model: &str, configuration: &Configuration) -> BatchLimit {
         tracing::warn!(model, "the model {why}; its calls are sent one by one");
         return BatchLimit::NotBatchable;
     }
-    match u32::try_from(configuration.max_batch_size) {
-        Ok(rows) if rows > 0 => BatchLimit::Rows(rows),
-        _ => BatchLimit::NotBatchable,
+    match configuration.max_batch_size.map(u32::try_from) {
+        Some(Ok(rows)) if rows > 0 => BatchLimit::Rows(rows),
+        Some(_) => BatchLimit::NotBatchable,
+        None => declared_limit(inputs),
     }
 }
 
@@ -118,6 +124,9 @@ mod tests {
     fn the_configuration_sets_limit_and_parallelism() {
         let configuration =
             |max_batch_size| Configuration { max_batch_size, executions: 3, ..Default::default() };
+        let silent = describe("m", metadata(Vec::new()), Some(&configuration(None)));
+        assert_eq!(silent.batch_limit, BatchLimit::Unknown);
+        let configuration = |max_batch_size| configuration(Some(max_batch_size));
         let described = describe("m", metadata(Vec::new()), Some(&configuration(16)));
         assert_eq!(described.batch_limit, BatchLimit::Rows(16));
         assert_eq!(described.parallel_batches, Some(3));

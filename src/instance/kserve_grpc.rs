@@ -219,7 +219,7 @@ fn configuration(config: &pb::ModelConfig) -> Configuration {
         u64::try_from(group.count).unwrap_or(0).saturating_mul(group.gpus.len().max(1) as u64)
     };
     Configuration {
-        max_batch_size: config.max_batch_size.into(),
+        max_batch_size: Some(config.max_batch_size.into()),
         executions: config.instance_group.iter().map(executions).fold(0, u64::saturating_add),
         decoupled: config.model_transaction_policy.is_some_and(|policy| policy.decoupled),
         sequences: matches!(
@@ -261,7 +261,7 @@ mod tests {
             ..Default::default()
         };
         let read = configuration(&config);
-        assert_eq!((read.max_batch_size, read.executions), (8, 5));
+        assert_eq!((read.max_batch_size, read.executions), (Some(8), 5));
         assert!(!read.decoupled && !read.sequences);
     }
 

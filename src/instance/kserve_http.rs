@@ -234,7 +234,7 @@ impl From<MetadataDocument> for Metadata {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ConfigurationDocument {
-    max_batch_size: i64,
+    max_batch_size: Option<i64>,
     instance_group: Vec<GroupDocument>,
     model_transaction_policy: PolicyDocument,
     sequence_batching: Option<serde::de::IgnoredAny>,
@@ -297,7 +297,7 @@ mod tests {
             "model_transaction_policy":{"decoupled":false},"dynamic_batching":{}}"#;
         let read =
             Configuration::from(serde_json::from_str::<ConfigurationDocument>(text).unwrap());
-        assert_eq!((read.max_batch_size, read.executions), (8, 5));
+        assert_eq!((read.max_batch_size, read.executions), (Some(8), 5));
         assert!(!read.decoupled && !read.sequences);
         let text = r#"{"sequence_batching":{},"model_transaction_policy":{"decoupled":true}}"#;
         let read =

@@ -166,8 +166,17 @@ pub enum Notice {
     Bisected(u32),
     /// Batches of so many rows are refused though their parts are served.
     LimitLearned(u32),
-    /// The outputs do not have the batch's rows: every call rides alone from now on.
-    NotBatchable,
+    /// Every call rides alone from now on.
+    NotBatchable(Unshared),
+}
+
+/// How it came out that calls cannot share batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unshared {
+    /// The configuration or an instance says so.
+    Told,
+    /// The outputs do not have the batch's rows.
+    Seen,
 }
 
 /// A lane at one moment.

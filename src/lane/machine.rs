@@ -6,6 +6,7 @@ use super::breaker::Admission;
 use super::budget::Budget;
 use super::event::{
     Batch, Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
+    Unshared,
 };
 use super::fleet::{Early, Fleet, Health, Prospect};
 use super::limit::SizeLimit;
@@ -121,7 +122,7 @@ impl<P: Payload> Lane<P> {
             Event::Done(slot, outcome) => self.done(now, slot, outcome),
             Event::Instance(id, change) => self.change(now, id, change),
             Event::LimitTold(rows) => self.limit.tell(self.plan.max_batch_rows.or(rows)),
-            Event::NotBatchable => self.stop_sharing(),
+            Event::NotBatchable => self.stop_sharing(Unshared::Told),
             Event::Drain => self.draining = true,
         }
     }
@@ -255,13 +256,13 @@ impl<P: Payload> Lane<P> {
     }
 
     /// From now on every call rides alone, several at once.
-    pub(super) fn stop_sharing(&mut self) {
+    pub(super) fn stop_sharing(&mut self, why: Unshared) {
         if std::mem::replace(&mut self.batchable, false) {
             let ids: Vec<_> = self.fleet.views().map(|view| view.id).collect();
             for id in ids {
                 self.fleet.set_batch_slots(id, self.plan.alone_slots);
             }
-            self.notice(Notice::NotBatchable);
+            self.notice(Notice::NotBatchable(why));
         }
     }
 

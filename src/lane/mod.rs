@@ -28,7 +28,7 @@ mod trial;
 pub use breaker::{Admission, BreakerPlan, BreakerState};
 pub use event::{
     Batch, Blame, Cause, Effect, Event, InstanceChange, LanePlan, Notice, Outcome, RefuseReason,
-    SlotId, Snapshot,
+    SlotId, Snapshot, Unshared,
 };
 pub use fleet::{Health, InstanceView};
 pub use limit::LARGEST_BATCH;

@@ -1,7 +1,7 @@
 //! What becomes of a batch that is back.
 
 use super::breaker::BreakerState;
-use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId};
+use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
 use super::machine::{Flight, Lane};
 use super::ticket::{Member, Payload};
 use super::trial::Verdict;
@@ -32,7 +32,7 @@ impl<P: Payload> Lane<P> {
         self.fleet.served(flight.instance);
         self.budget.earn();
         if !batched {
-            self.stop_sharing();
+            self.stop_sharing(Unshared::Seen);
         } else if self.batchable && flight.track == super::Track::Batch {
             if flight.rows >= self.limit.cap(now) {
                 self.fleet.note_full(flight.instance, now.since(flight.sent));
@@ -64,7 +64,7 @@ impl<P: Payload> Lane<P> {
             }
             Blame::NotBatched => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Success);
-                self.stop_sharing();
+                self.stop_sharing(Unshared::Seen);
                 if let Some(case) = flight.case {
                     let verdict = self.trials.given_up(case, true);
                     self.judge(now, verdict);
