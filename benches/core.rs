@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use batchwise::lane::{
-    BreakerPlan, CallId, Effect, Event, Greedy, Health, InstanceChange, InstanceId, Instant, Lane,
-    LanePlan, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
+    Adaptive, BreakerPlan, CallId, Effect, Event, Health, InstanceChange, InstanceId, Instant,
+    Lane, LanePlan, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
 };
 use batchwise::tensor::{DataType, Shape, Tensor, join, split};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -50,7 +50,7 @@ impl Filled {
             breaker: BreakerPlan::default(),
         };
         let mut filled = Self {
-            lane: Lane::new(plan, Box::new(Greedy::default())),
+            lane: Lane::new(plan, Box::new(Adaptive::new(1))),
             now: Instant::default(),
             next: 0,
             keys: (0..8_u64).map(|key| ShapeKey::new(&[key as u8; 64])).collect(),

@@ -19,7 +19,7 @@ use super::status::ModelStatus;
 use super::watch::{Descriptions, InstanceState, Watch};
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
-use crate::lane::{BreakerPlan, Event, Greedy, Lane, LanePlan};
+use crate::lane::{Adaptive, BreakerPlan, Event, FixedDelay, Lane, LanePlan, Policy};
 use crate::telemetry::{ModelMetrics, Telemetry};
 
 /// Calls in flight to an instance whose model shares no batches: waiting for an answer gains
@@ -163,7 +163,7 @@ fn start_model(
     let metrics = Arc::new(ModelMetrics::new(telemetry, &plan.name, plan.priority_levels, &names));
     let statistics = Arc::new(Mutex::new(ModelStatistics::default()));
     let (sender, inbox) = async_channel::unbounded();
-    let mut lane = Lane::new(lane_plan(&plan), Box::new(greedy(&plan)));
+    let mut lane = Lane::new(lane_plan(&plan), policy(&plan));
     if !plan.batching {
         lane.on(clock.now(), Event::NotBatchable);
     }
@@ -216,8 +216,12 @@ fn start_model(
     }
 }
 
-fn greedy(plan: &ModelPlan) -> Greedy {
-    Greedy { max_queue_delay: plan.max_queue_delay.map(Into::into) }
+/// A delay that the user set is honoured; else the policy finds out by itself.
+fn policy(plan: &ModelPlan) -> Box<dyn Policy> {
+    match plan.max_queue_delay {
+        Some(delay) => Box::new(FixedDelay { max_queue_delay: delay.into() }),
+        None => Box::new(Adaptive::new(u32::try_from(plan.instances.len()).unwrap_or(u32::MAX))),
+    }
 }
 
 fn lane_plan(plan: &ModelPlan) -> LanePlan {

@@ -170,6 +170,7 @@ impl Engine {
             metrics.inflight.increment(1.0);
         }
         self.metrics.batch_size.record(f64::from(batch.rows));
+        self.metrics.batch_cut(batch.cause.label());
         let context = SlotContext {
             slot,
             inbox: sender,

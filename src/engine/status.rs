@@ -1,10 +1,12 @@
 //! What `/api/status` shows.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::model::Model;
 use super::statistics::ModelStatistics;
-use crate::lane::{BreakerState, Snapshot};
+use crate::lane::{BreakerState, LearnedCurve, Snapshot};
 
 /// A model at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -27,8 +29,54 @@ pub struct ModelStatus {
     pub waiting_bytes: u64,
     /// The instances.
     pub instances: Vec<InstanceStatus>,
+    /// Batches cut, by why they were cut when they were.
+    pub batches_by_reason: BTreeMap<&'static str, u64>,
+    /// What the batcher has learned and goes by.
+    pub learned: LearnedStatus,
     /// What it has done.
     pub statistics: ModelStatistics,
+}
+
+/// What the batcher of a model has learned.
+#[derive(Clone, Debug, Serialize)]
+pub struct LearnedStatus {
+    /// Rows that arrive in a second.
+    pub rows_per_second: f64,
+    /// Service times, one curve for each kind of batch, the most frequent first.
+    pub curves: Vec<CurveStatus>,
+}
+
+/// How long a kind of batch takes: about `base_ms + per_row_ms * rows`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CurveStatus {
+    /// Batches that it was learned from.
+    pub batches: u64,
+    /// Milliseconds that every batch costs.
+    pub base_ms: f64,
+    /// Milliseconds that every row costs.
+    pub per_row_ms: f64,
+    /// The spread of times about their mean, as a share of it.
+    pub noise: f64,
+    /// The size, up to the largest seen, that serves most rows a second.
+    pub most_efficient_rows: u32,
+    /// Rows and milliseconds: where the curve leaves the line.
+    pub points: Vec<(u32, f64)>,
+    /// How much longer than most each instance takes.
+    pub instance_factors: Vec<f64>,
+}
+
+impl From<LearnedCurve> for CurveStatus {
+    fn from(curve: LearnedCurve) -> Self {
+        Self {
+            batches: curve.batches,
+            base_ms: curve.base_ms,
+            per_row_ms: curve.per_row_ms,
+            noise: curve.noise,
+            most_efficient_rows: curve.most_efficient_rows,
+            points: curve.points,
+            instance_factors: curve.factors,
+        }
+    }
 }
 
 /// An instance at one moment.
@@ -53,8 +101,9 @@ pub struct InstanceStatus {
 impl Model {
     /// The model at this moment; `None` once its engine has ended.
     pub async fn status(&self) -> Option<ModelStatus> {
-        let Snapshot { waiting, waiting_rows, waiting_bytes, batch_cap, batchable, instances } =
-            self.snapshot().await?;
+        let snapshot = self.snapshot().await?;
+        let Snapshot { waiting, waiting_rows, waiting_bytes, batch_cap, batchable, .. } = snapshot;
+        let Snapshot { instances, cuts, learned, .. } = snapshot;
         let instances = self
             .instances
             .iter()
@@ -83,6 +132,14 @@ impl Model {
             waiting_rows,
             waiting_bytes,
             instances,
+            batches_by_reason: cuts
+                .into_iter()
+                .map(|(cause, count)| (cause.label(), count))
+                .collect(),
+            learned: LearnedStatus {
+                rows_per_second: learned.rows_per_second,
+                curves: learned.curves.into_iter().map(Into::into).collect(),
+            },
             statistics: self.statistics(),
         })
     }

@@ -1,7 +1,10 @@
 //! What goes into a lane and what comes out of it.
 
+use std::collections::BTreeMap;
+
 use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
+use super::policy::Learned;
 use super::ticket::{Member, Place, Ticket, Track};
 use super::{InstanceId, Span};
 
@@ -125,17 +128,59 @@ pub struct Batch<P> {
     pub cause: Cause,
 }
 
-/// Why a batch was cut.
+/// Why a batch was cut when it was, and with the rows that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// It has all the rows that it may have.
     Full,
-    /// A slot was free, and no more waited.
+    /// A slot was free, nothing more waited and nothing was worth waiting for.
     Idle,
+    /// It was held to keep the instances out of step.
+    Balance,
+    /// It was held to collect a clump of arrivals.
+    Gather,
+    /// It was held for the fixed delay that the user set.
+    Delay,
+    /// More waited, but so many rows are served best.
+    Size,
+    /// To see how long so many rows take.
+    Explore,
+    /// A call's deadline allowed no more waiting.
+    Deadline,
+    /// More rows would have missed the latency objective.
+    Slo,
+    /// It has all the bytes or tokens that it may have.
+    Budget,
+    /// Nothing more is accepted.
+    Drain,
     /// Its call shares with nobody.
     Alone,
+    /// To see whether the instance works again, or is fast again.
+    Probe,
     /// It is a part of a batch that failed.
-    Trial,
+    Bisect,
+}
+
+impl Cause {
+    /// As metrics and the status write it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Cause::Full => "full",
+            Cause::Idle => "idle",
+            Cause::Balance => "balance",
+            Cause::Gather => "gather",
+            Cause::Delay => "delay",
+            Cause::Size => "size",
+            Cause::Explore => "explore",
+            Cause::Deadline => "deadline",
+            Cause::Slo => "slo",
+            Cause::Budget => "budget",
+            Cause::Drain => "drain",
+            Cause::Alone => "alone",
+            Cause::Probe => "probe",
+            Cause::Bisect => "bisect",
+        }
+    }
 }
 
 /// Why a call is refused.
@@ -194,4 +239,8 @@ pub struct Snapshot {
     pub batchable: bool,
     /// The instances.
     pub instances: Vec<InstanceView>,
+    /// Batches cut so far, by cause.
+    pub cuts: BTreeMap<Cause, u64>,
+    /// What the policy has learned.
+    pub learned: Learned,
 }

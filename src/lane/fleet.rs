@@ -1,6 +1,7 @@
 //! The instances of a model: who is up, who has a free slot, who gets the next batch.
 
 use super::breaker::{Admission, Breaker, BreakerPlan, BreakerState};
+use super::policy::Server;
 use super::{InstanceId, Instant, Span, Track};
 
 /// How long an instance that is too busy is left alone the first time.
@@ -143,10 +144,31 @@ impl Fleet {
             .map(|(member, id)| (id, member.breaker.admission(now)))
     }
 
-    /// How many instances could take a batch now.
-    pub(super) fn free(&self, now: Instant) -> u32 {
-        let free = |member: &&Member| member.is_usable(now) && member.has_slot(Track::Batch);
-        u32::try_from(self.members.iter().filter(free).count()).unwrap_or(u32::MAX)
+    /// A usable instance whose breaker wants a probe; not `avoid` where there is another instance.
+    pub(super) fn probe(&self, now: Instant, avoid: Option<InstanceId>) -> Option<InstanceId> {
+        let shunned = avoid.filter(|&avoid| self.has_other(now, avoid));
+        self.members.iter().zip((0..).map(InstanceId)).find_map(|(member, id)| {
+            let wants = member.breaker.admission(now) == Admission::Probe;
+            (wants && Some(id) != shunned && member.is_usable(now) && member.has_slot(Track::Batch))
+                .then_some(id)
+        })
+    }
+
+    /// The usable instances that no probe is needed for, each batch with at most `cap` rows.
+    pub(super) fn servers(&self, now: Instant, cap: u32, servers: &mut Vec<Server>) {
+        servers.clear();
+        servers.extend(self.members.iter().zip((0..).map(InstanceId)).filter_map(
+            |(member, id)| match member.breaker.admission(now) {
+                Admission::Batches(ramp) if member.is_usable(now) => Some(Server {
+                    id,
+                    slots: member.batch_slots,
+                    free: member.batch_slots.saturating_sub(member.batches),
+                    cap: cap.min(ramp).max(1),
+                    last_sent: member.last_sent,
+                }),
+                _ => None,
+            },
+        ));
     }
 
     pub(super) fn has_other(&self, now: Instant, than: InstanceId) -> bool {

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::breaker::Admission;
 use super::budget::Budget;
 use super::event::{
-    Batch, Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
+    Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
     Unshared,
 };
-use super::fleet::{Early, Fleet, Health, Prospect};
+use super::fleet::{Fleet, Health, Prospect};
 use super::limit::SizeLimit;
-use super::policy::{Decision, Policy, View};
+use super::policy::{Policy, Server};
 use super::queue::Queue;
 use super::ticket::{Member, Payload, Place, Ticket, Track};
 use super::trial::{CaseId, Trials};
@@ -40,10 +39,13 @@ pub struct Lane<P> {
     pub(super) flights: BTreeMap<SlotId, Flight>,
     pub(super) effects: VecDeque<Effect<P>>,
     pub(super) batchable: bool,
-    draining: bool,
-    waiting: Waiting,
-    next_slot: u64,
-    wake_at: Option<Instant>,
+    pub(super) draining: bool,
+    pub(super) waiting: Waiting,
+    pub(super) next_slot: u64,
+    pub(super) wake_at: Option<Instant>,
+    /// The usable instances as the policy sees them, kept to be filled anew.
+    pub(super) servers: Vec<Server>,
+    pub(super) cuts: BTreeMap<Cause, u64>,
 }
 
 /// A batch on its way.
@@ -62,8 +64,8 @@ pub(super) struct Flight {
 
 /// What waits in all queues together.
 #[derive(Debug, Default)]
-struct Waiting {
-    rows: u64,
+pub(super) struct Waiting {
+    pub(super) rows: u64,
     bytes: u64,
     by_priority: Vec<u32>,
 }
@@ -81,7 +83,7 @@ impl Waiting {
         }
     }
 
-    fn remove(&mut self, ticket: &Ticket, whole: bool) {
+    pub(super) fn remove(&mut self, ticket: &Ticket, whole: bool) {
         self.rows = self.rows.saturating_sub(u64::from(ticket.rows));
         self.bytes = self.bytes.saturating_sub(ticket.bytes);
         if whole
@@ -111,6 +113,8 @@ impl<P: Payload> Lane<P> {
             waiting: Waiting::default(),
             next_slot: 0,
             wake_at: None,
+            servers: Vec::new(),
+            cuts: BTreeMap::new(),
         }
     }
 
@@ -168,6 +172,8 @@ impl<P: Payload> Lane<P> {
             batch_cap: if self.batchable { self.limit.cap(now) } else { 1 },
             batchable: self.batchable,
             instances: self.fleet.views().collect(),
+            cuts: self.cuts.clone(),
+            learned: self.policy.learned(now),
         }
     }
 
@@ -191,6 +197,7 @@ impl<P: Payload> Lane<P> {
                 _ => return self.refuse(member, RefuseReason::QueueFull),
             }
         }
+        self.policy.arrived(now, member.ticket.key.as_ref(), member.ticket.rows);
         self.enqueue(member);
     }
 
@@ -207,13 +214,13 @@ impl<P: Payload> Lane<P> {
         self.queue(member.ticket.track).push(member);
     }
 
-    fn take_waiting(&mut self, track: Track, place: Place) -> Option<Member<P>> {
+    pub(super) fn take_waiting(&mut self, track: Track, place: Place) -> Option<Member<P>> {
         let member = self.queue(track).remove(place)?;
         self.waiting.remove(&member.ticket, true);
         Some(member)
     }
 
-    fn queue(&mut self, track: Track) -> &mut Queue<P> {
+    pub(super) fn queue(&mut self, track: Track) -> &mut Queue<P> {
         match track {
             Track::Batch => &mut self.batches,
             Track::Stream => &mut self.streams,
@@ -285,210 +292,5 @@ impl<P: Payload> Lane<P> {
             };
             self.refuse(member, reason);
         }
-    }
-
-    /// Cuts one batch if one is due, and notes when to look again.
-    fn cut(&mut self, now: Instant) {
-        self.wake_at = None;
-        self.drop_abandoned(now);
-        if !self.effects.is_empty() {
-            return;
-        }
-        let cut = self.cut_trial(now) || self.cut_stream(now) || self.cut_batch(now);
-        let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
-        if !cut && waits {
-            let fleet = self.fleet.wake_at(now);
-            self.wake_at = [self.wake_at, fleet].into_iter().flatten().min();
-        }
-    }
-
-    /// Looks at the head of each queue for callers that have gone and deadlines that have passed.
-    fn drop_abandoned(&mut self, now: Instant) {
-        for track in [Track::Stream, Track::Batch] {
-            while let Some(place) = self.queue(track).first(|_| true).and_then(|head| {
-                let stale = head.payload.is_abandoned() || head.ticket.deadline <= now;
-                stale.then(|| head.ticket.place())
-            }) {
-                let Some(member) = self.take_waiting(track, place) else { break };
-                if !member.payload.is_abandoned() {
-                    self.refuse(member, RefuseReason::Deadline);
-                }
-            }
-        }
-    }
-
-    fn cut_trial(&mut self, now: Instant) -> bool {
-        while let Some(mut trial) = self.trials.pop() {
-            trial.members = self.still_due(now, trial.members);
-            if trial.members.is_empty() {
-                let verdict = self.trials.given_up(trial.case, false);
-                self.judge(now, verdict);
-                continue;
-            }
-            let Some((instance, _)) = self.fleet.choose(now, Track::Batch, None) else {
-                self.trials.put_back(trial);
-                return false;
-            };
-            self.dispatch(now, instance, trial.members, Cause::Trial, Some(trial.case));
-            return true;
-        }
-        false
-    }
-
-    fn cut_stream(&mut self, now: Instant) -> bool {
-        let Some(head) = self.streams.first(|_| true) else { return false };
-        let (place, avoid) = (head.ticket.place(), head.avoid);
-        let Some((instance, _)) = self.fleet.choose(now, Track::Stream, avoid) else {
-            return false;
-        };
-        let members = self.take_waiting(Track::Stream, place).into_iter().collect();
-        self.dispatch(now, instance, members, Cause::Alone, None);
-        true
-    }
-
-    fn cut_batch(&mut self, now: Instant) -> bool {
-        let Some(avoid) = self.batches.first(|_| true).map(|head| head.avoid) else {
-            return false;
-        };
-        // The head waits for another instance; who does not mind this one may have it.
-        let choose = |avoid| self.fleet.choose(now, Track::Batch, avoid);
-        let free = choose(avoid).or_else(|| choose(None));
-        let Some((instance, admission)) = free.or_else(|| self.choose_early(now)) else {
-            return false;
-        };
-        let cap = match admission {
-            Admission::Batches(ramp) => self.limit.cap(now).min(ramp),
-            Admission::Probe | Admission::Nothing(_) => 1,
-        };
-        let other = self.fleet.has_other(now, instance);
-        let eligible = |member: &Member<P>| !(other && member.avoid == Some(instance));
-        let Some(head) = self.batches.first(eligible) else { return false };
-        let Some((place, rows)) = self.decide(now, head.ticket.place(), cap, admission) else {
-            return false;
-        };
-        let members = self.take_batch(place, rows, instance);
-        let shared = members.first().is_some_and(|first| first.ticket.key.is_some());
-        let total: u32 = members.iter().map(|member| member.ticket.rows).sum();
-        let cause = match (shared && self.batchable, total >= cap) {
-            (false, _) => Cause::Alone,
-            (true, true) => Cause::Full,
-            (true, false) => Cause::Idle,
-        };
-        let fresh = self.still_due(now, members);
-        if !fresh.is_empty() {
-            self.dispatch(now, instance, fresh, cause, None);
-        }
-        true
-    }
-
-    /// Where a full batch waits and no slot is free: an instance whose running batch is about to
-    /// end, so that it does not idle while the next one travels. Nothing is lost by binding a full
-    /// batch that early but a moment in which a more urgent call might have come.
-    fn choose_early(&mut self, now: Instant) -> Option<(InstanceId, Admission)> {
-        // While the limit is being learned, one batch at a time finds it out.
-        if !self.plan.early_slot || !self.batchable || !self.limit.is_told() {
-            return None;
-        }
-        let head = self.batches.first(|_| true)?;
-        let full = self.batches.company(head).rows >= u64::from(self.limit.cap(now));
-        if head.ticket.key.is_none() || head.avoid.is_some() || !full {
-            return None;
-        }
-        match self.fleet.early(now) {
-            Early::Now(instance) => Some((instance, Admission::Batches(u32::MAX))),
-            Early::At(at) => {
-                self.wake_at = Some(at);
-                None
-            }
-            Early::Never => None,
-        }
-    }
-
-    /// Asks the policy about the most urgent call; where it holds, about the most urgent call of
-    /// each other shape, so that one that waits for company does not hold up a full batch.
-    fn decide(
-        &mut self,
-        now: Instant,
-        first: Place,
-        cap: u32,
-        admission: Admission,
-    ) -> Option<(Place, u32)> {
-        let free_instances = self.fleet.free(now);
-        let mut view = |member: &Member<P>| {
-            if member.ticket.key.is_none() || !self.batchable || admission == Admission::Probe {
-                return Decision::Send(cap);
-            }
-            self.policy.decide(&View {
-                now,
-                waiting_rows: self.batches.company(member).rows,
-                oldest: member.ticket.arrived,
-                cap,
-                free_instances,
-                draining: self.draining,
-            })
-        };
-        let head = self.batches.first(|member| member.ticket.place() == first)?;
-        let mut wake_at = match view(head) {
-            Decision::Send(rows) => return Some((first, rows)),
-            Decision::Hold(until) => until,
-        };
-        for head in self.batches.heads() {
-            match view(head) {
-                Decision::Send(rows) => return Some((head.ticket.place(), rows)),
-                Decision::Hold(until) => wake_at = wake_at.min(until),
-            }
-        }
-        self.wake_at = Some(wake_at);
-        None
-    }
-
-    /// Keeps those that somebody still waits for.
-    fn still_due(&mut self, now: Instant, members: Vec<Member<P>>) -> Vec<Member<P>> {
-        let mut due = Vec::with_capacity(members.len());
-        for member in members {
-            if member.payload.is_abandoned() {
-                continue;
-            }
-            if member.ticket.deadline > now {
-                due.push(member);
-            } else {
-                self.refuse(member, RefuseReason::Deadline);
-            }
-        }
-        due
-    }
-
-    fn take_batch(&mut self, place: Place, rows: u32, instance: InstanceId) -> Vec<Member<P>> {
-        let before = self.batches.len();
-        let members = self.batches.take(place, rows, self.batchable, instance);
-        let whole = before - self.batches.len() == members.len();
-        for member in &members {
-            self.waiting.remove(&member.ticket, whole);
-        }
-        members
-    }
-
-    fn dispatch(
-        &mut self,
-        now: Instant,
-        instance: InstanceId,
-        members: Vec<Member<P>>,
-        cause: Cause,
-        case: Option<CaseId>,
-    ) {
-        let Some(first) = members.first() else { return };
-        let track = first.ticket.track;
-        let rows = members.iter().map(|member| member.ticket.rows).sum();
-        let slot = SlotId(self.next_slot);
-        self.next_slot += 1;
-        let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
-        let probe = self.fleet.sent(now, instance, track, rows);
-        self.notice_breaker(instance, before);
-        let places = members.iter().map(|member| member.ticket.place()).collect();
-        self.flights.insert(
-            slot,
-            Flight { instance, track, rows, sent: now, probe, case, members: places, left: 0 },
-        );
-        self.effects.push_back(Effect::Dispatch(slot, instance, Batch { members, rows, cause }));
     }
 }

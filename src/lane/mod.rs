@@ -14,6 +14,7 @@
 
 mod breaker;
 mod budget;
+mod cut;
 mod event;
 mod fleet;
 mod limit;
@@ -33,7 +34,9 @@ pub use event::{
 pub use fleet::{Health, InstanceView};
 pub use limit::LARGEST_BATCH;
 pub use machine::Lane;
-pub use policy::{Decision, Greedy, Policy, View};
+pub use policy::{
+    Adaptive, Decision, Departure, FixedDelay, Learned, LearnedCurve, Policy, Server, View,
+};
 pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
 pub use time::{Instant, Span};
 

@@ -3,7 +3,7 @@
 use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
 use super::machine::{Flight, Lane};
-use super::ticket::{Member, Payload};
+use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
 use super::{InstanceId, Instant};
 
@@ -14,6 +14,9 @@ impl<P: Payload> Lane<P> {
     pub(super) fn done(&mut self, now: Instant, slot: SlotId, outcome: Outcome<P>) {
         let Some(flight) = self.flights.remove(&slot) else { return };
         self.fleet.returned(flight.instance, flight.track, flight.rows);
+        if flight.track == Track::Batch {
+            self.policy.back(now, slot, matches!(outcome, Outcome::Served { .. }));
+        }
         match outcome {
             Outcome::Served { batched } => self.served(now, &flight, batched),
             Outcome::Failed(members, blame) => self.failed(now, &flight, members, blame),
@@ -33,12 +36,11 @@ impl<P: Payload> Lane<P> {
         self.budget.earn();
         if !batched {
             self.stop_sharing(Unshared::Seen);
-        } else if self.batchable && flight.track == super::Track::Batch {
+        } else if self.batchable && flight.track == Track::Batch {
             if flight.rows >= self.limit.cap(now) {
                 self.fleet.note_full(flight.instance, now.since(flight.sent));
             }
             self.limit.served(flight.rows);
-            self.policy.served(flight.rows, now.since(flight.sent));
         }
         if let Some(case) = flight.case {
             let verdict = self.trials.served(case);

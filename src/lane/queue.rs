@@ -68,6 +68,11 @@ impl<P: Payload> Queue<P> {
         self.waiting.values().find(|member| accepts(member))
     }
 
+    /// The call that stands there.
+    pub(super) fn get(&self, place: Place) -> Option<&Member<P>> {
+        self.waiting.get(&place)
+    }
+
     /// The least urgent call.
     pub(super) fn last(&self) -> Option<&Member<P>> {
         self.waiting.values().next_back()

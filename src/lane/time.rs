@@ -13,6 +13,9 @@ pub struct Instant(u64);
 pub struct Span(u64);
 
 impl Instant {
+    /// Later than anything that happens.
+    pub const LAST: Instant = Instant(u64::MAX);
+
     /// A point in time, nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

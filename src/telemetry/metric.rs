@@ -16,6 +16,7 @@ pub enum Metric {
     RequestDuration,
     QueueDuration,
     QueueDepth,
+    Batches,
     BatchSize,
     BatchDuration,
     BatchFailures,
@@ -31,11 +32,12 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 15] = [
+    pub const ALL: [Metric; 16] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
         Metric::QueueDepth,
+        Metric::Batches,
         Metric::BatchSize,
         Metric::BatchDuration,
         Metric::BatchFailures,
@@ -67,6 +69,7 @@ impl Metric {
                 "From a call's acceptance until its batch was cut",
             ),
             Metric::QueueDepth => ("batchwise_queue_depth", "Calls that wait"),
+            Metric::Batches => ("batchwise_batches_total", "Batches sent, by why they were cut"),
             Metric::BatchSize => ("batchwise_batch_size", "Rows of the batches sent"),
             Metric::BatchDuration => {
                 ("batchwise_batch_duration_seconds", "From a batch's cut until its answer")

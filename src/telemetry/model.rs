@@ -56,6 +56,12 @@ pub const OUTCOMES: [&str; 17] = [
     "internal",
 ];
 
+/// Why a batch may have been cut.
+const CAUSES: [&str; 14] = [
+    "full", "idle", "balance", "gather", "delay", "size", "explore", "deadline", "slo", "budget",
+    "drain", "alone", "probe", "bisect",
+];
+
 /// The metrics of one model.
 pub struct ModelMetrics {
     telemetry: Telemetry,
@@ -65,6 +71,7 @@ pub struct ModelMetrics {
     request_duration: Vec<Histogram>,
     queue_duration: Vec<Histogram>,
     queue_depth: Vec<Gauge>,
+    batches: [OnceLock<Counter>; CAUSES.len()],
     /// Rows of the batches sent.
     pub batch_size: Histogram,
     /// From a stream's acceptance until its first event.
@@ -126,6 +133,7 @@ impl ModelMetrics {
                     telemetry.gauge(Metric::QueueDepth, labels)
                 })
                 .collect(),
+            batches: Default::default(),
             batch_size: telemetry.histogram(Metric::BatchSize, vec![label()]),
             time_to_first_token: telemetry.histogram(Metric::TimeToFirstToken, vec![label()]),
             inter_token: telemetry.histogram(Metric::InterToken, vec![label()]),
@@ -162,6 +170,19 @@ impl ModelMetrics {
     pub fn queued(&self, priority: u8, waited: Duration) {
         if let Some(histogram) = self.queue_duration.get(self.level(priority)) {
             histogram.record(waited.as_secs_f64());
+        }
+    }
+
+    /// A batch was cut, for one of the causes.
+    pub fn batch_cut(&self, cause: &'static str) {
+        let index = CAUSES.iter().position(|&known| known == cause).unwrap_or(0);
+        if let Some(cell) = self.batches.get(index) {
+            cell.get_or_init(|| {
+                let model = Label::new("model", self.model.clone());
+                let labels = vec![model, Label::new("reason", cause)];
+                self.telemetry.counter(Metric::Batches, labels)
+            })
+            .increment(1);
         }
     }
 

@@ -26,7 +26,7 @@ fn a_million_calls_are_each_answered_exactly_once() {
         overloads: 0.01,
         alone: 0.02,
         deadline: Span::from_millis(300),
-        outages: true,
+        outages: 3,
         ..Habits::default()
     });
     let calls: usize = reports.iter().map(|r| r.answered + r.refused + r.cancelled).sum();
@@ -89,11 +89,9 @@ fn a_call_larger_than_the_unknown_limit_is_cut_until_it_fits() {
 
 #[test]
 fn a_dead_instance_costs_nobody_an_answer() {
-    for report in worlds(0..5, |_| Habits {
-        outages: true,
-        mean_gap: Span::from_millis(2),
-        ..Habits::default()
-    }) {
+    for report in
+        worlds(0..5, |_| Habits { outages: 1, mean_gap: Span::from_millis(2), ..Habits::default() })
+    {
         assert_eq!(report.answered, 10_000, "{:?}", report.reasons);
     }
 }
@@ -111,7 +109,7 @@ fn a_busy_instance_costs_nobody_an_answer() {
 
 #[test]
 fn the_same_seed_has_the_same_effects() {
-    let habits = Habits { cancels: 0.1, poison: 0.01, outages: true, ..Habits::default() };
+    let habits = Habits { cancels: 0.1, poison: 0.01, outages: 3, ..Habits::default() };
     assert_eq!(World::run(habits.clone(), 42), World::run(habits, 42));
 }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
 use batchwise::lane::{
-    Blame, BreakerPlan, CallId, Effect, Event, Greedy, Health, InstanceChange, InstanceId, Instant,
-    Lane, LanePlan, Member, Outcome, Place, RefuseReason, ShapeKey, SlotId, Span, Ticket, Track,
+    Adaptive, Blame, BreakerPlan, CallId, Effect, Event, FixedDelay, Health, InstanceChange,
+    InstanceId, Instant, Lane, LanePlan, Member, Outcome, Place, Policy, RefuseReason, ShapeKey,
+    SlotId, Span, Ticket, Track,
 };
 
 use crate::oracle::{Entry, Fate, Ledger, Part, settle_accounts};
@@ -31,7 +32,8 @@ pub(crate) struct Habits {
     pub(crate) alone: f64,
     pub(crate) deadline: Span,
     pub(crate) queue_rows: u64,
-    pub(crate) outages: bool,
+    /// Instances that may be down at the same time.
+    pub(crate) outages: usize,
     pub(crate) max_queue_delay: Option<Span>,
 }
 
@@ -52,7 +54,7 @@ impl Default for Habits {
             alone: 0.0,
             deadline: Span::from_secs(30),
             queue_rows: 4096,
-            outages: false,
+            outages: 0,
             max_queue_delay: None,
         }
     }
@@ -114,11 +116,14 @@ impl World {
             attempts: 2,
             breaker: BreakerPlan::default(),
         };
-        let policy = Greedy { max_queue_delay: habits.max_queue_delay };
+        let policy: Box<dyn Policy> = match habits.max_queue_delay {
+            Some(max_queue_delay) => Box::new(FixedDelay { max_queue_delay }),
+            None => Box::new(Adaptive::new(habits.instances)),
+        };
         let mut world = World {
             random: Random::new(seed),
             now: Instant::default(),
-            lane: Lane::new(plan, Box::new(policy)),
+            lane: Lane::new(plan, policy),
             ledger: Rc::new(RefCell::new(Vec::new())),
             places: Vec::new(),
             agenda: BinaryHeap::new(),
@@ -211,7 +216,8 @@ impl World {
             let after = self.random.exponential(20e6) as u64;
             self.at(Span::from_nanos(after), Happening::Cancel(call));
         }
-        if self.habits.outages && self.random.chance(0.001) {
+        let down = self.broken.iter().filter(|&&broken| broken).count();
+        if down < self.habits.outages && self.random.chance(0.001) {
             let id = InstanceId(self.random.below(u64::from(self.habits.instances)) as u32);
             self.at(Span::ZERO, Happening::Health(id, false));
             self.at(Span::from_millis(300), Happening::Health(id, true));

@@ -1,0 +1,253 @@
+//! Cutting batches: what is due, for whom, and how much of it.
+
+use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
+use super::fleet::Early;
+use super::machine::{Flight, Lane};
+use super::policy::{Decision, Departure, Server, View, least_loaded};
+use super::ticket::{Member, Payload, Place, Track};
+use super::trial::CaseId;
+use super::{InstanceId, Instant};
+
+/// A batch that is to be cut.
+struct Choice {
+    /// Its most urgent call.
+    place: Place,
+    instance: InstanceId,
+    /// The most rows.
+    rows: u32,
+    cause: Cause,
+}
+
+impl<P: Payload> Lane<P> {
+    /// Cuts one batch if one is due, and notes when to look again.
+    pub(super) fn cut(&mut self, now: Instant) {
+        self.wake_at = None;
+        self.drop_abandoned(now);
+        if !self.effects.is_empty() {
+            return;
+        }
+        let cut = self.cut_trial(now) || self.cut_stream(now) || self.cut_batch(now);
+        let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
+        if !cut && waits {
+            let fleet = self.fleet.wake_at(now);
+            self.wake_at = [self.wake_at, fleet].into_iter().flatten().min();
+        }
+    }
+
+    /// Looks at the head of each queue for callers that have gone and deadlines that have passed.
+    fn drop_abandoned(&mut self, now: Instant) {
+        for track in [Track::Stream, Track::Batch] {
+            while let Some(place) = self.queue(track).first(|_| true).and_then(|head| {
+                let stale = head.payload.is_abandoned() || head.ticket.deadline <= now;
+                stale.then(|| head.ticket.place())
+            }) {
+                let Some(member) = self.take_waiting(track, place) else { break };
+                if !member.payload.is_abandoned() {
+                    self.refuse(member, RefuseReason::Deadline);
+                }
+            }
+        }
+    }
+
+    fn cut_trial(&mut self, now: Instant) -> bool {
+        while let Some(mut trial) = self.trials.pop() {
+            trial.members = self.still_due(now, trial.members);
+            if trial.members.is_empty() {
+                let verdict = self.trials.given_up(trial.case, false);
+                self.judge(now, verdict);
+                continue;
+            }
+            let Some((instance, _)) = self.fleet.choose(now, Track::Batch, None) else {
+                self.trials.put_back(trial);
+                return false;
+            };
+            self.dispatch(now, instance, trial.members, Cause::Bisect, Some(trial.case));
+            return true;
+        }
+        false
+    }
+
+    fn cut_stream(&mut self, now: Instant) -> bool {
+        let Some(head) = self.streams.first(|_| true) else { return false };
+        let (place, avoid) = (head.ticket.place(), head.avoid);
+        let Some((instance, _)) = self.fleet.choose(now, Track::Stream, avoid) else {
+            return false;
+        };
+        let members = self.take_waiting(Track::Stream, place).into_iter().collect();
+        self.dispatch(now, instance, members, Cause::Alone, None);
+        true
+    }
+
+    fn cut_batch(&mut self, now: Instant) -> bool {
+        let Some(avoid) = self.batches.first(|_| true).map(|head| head.avoid) else {
+            return false;
+        };
+        if let Some(instance) = self.fleet.probe(now, avoid) {
+            return self.cut_probe(now, instance);
+        }
+        let cap = self.limit.cap(now);
+        self.fleet.servers(now, cap, &mut self.servers);
+        let chosen = if self.servers.iter().any(|server| server.free > 0) {
+            self.choose(now)
+        } else {
+            self.choose_early(now)
+        };
+        let Some(Choice { place, instance, rows, cause }) = chosen else { return false };
+        let members = self.take_batch(place, rows, instance);
+        let members = self.still_due(now, members);
+        if !members.is_empty() {
+            self.dispatch(now, instance, members, cause, None);
+        }
+        true
+    }
+
+    /// One call to an instance that is to show whether it works again.
+    fn cut_probe(&mut self, now: Instant, instance: InstanceId) -> bool {
+        let other = self.fleet.has_other(now, instance);
+        let eligible = |member: &Member<P>| !(other && member.avoid == Some(instance));
+        let place = self.batches.first(eligible).map(|head| head.ticket.place());
+        let Some(place) = place else { return false };
+        let members = self.take_batch(place, 1, instance);
+        let members = self.still_due(now, members);
+        if !members.is_empty() {
+            self.dispatch(now, instance, members, Cause::Probe, None);
+        }
+        true
+    }
+
+    /// Where a full batch waits and no slot is free: an instance whose running batch is about to
+    /// end, so that it does not idle while the next one travels. Nothing is lost by binding a full
+    /// batch that early but a moment in which a more urgent call might have come.
+    fn choose_early(&mut self, now: Instant) -> Option<Choice> {
+        // While the limit is being learned, one batch at a time finds it out.
+        if !self.plan.early_slot || !self.batchable || !self.limit.is_told() {
+            return None;
+        }
+        let head = self.batches.first(|_| true)?;
+        let full = self.batches.company(head).rows >= u64::from(self.limit.cap(now));
+        if head.ticket.key.is_none() || head.avoid.is_some() || !full {
+            return None;
+        }
+        match self.fleet.early(now) {
+            Early::Now(instance) => {
+                let (place, rows) = (head.ticket.place(), self.limit.cap(now));
+                Some(Choice { place, instance, rows, cause: Cause::Full })
+            }
+            Early::At(at) => {
+                self.wake_at = Some(at);
+                None
+            }
+            Early::Never => None,
+        }
+    }
+
+    /// Asks the policy about the most urgent call; where it holds, about the most urgent call of
+    /// each other shape, so that one that waits for company does not hold up a full batch.
+    fn choose(&mut self, now: Instant) -> Option<Choice> {
+        let has_other = |than| self.servers.iter().any(|server| server.id != than);
+        // A call that an instance just failed waits for another one; who does not mind may have it.
+        let shuns = |member: &Member<P>, id| member.avoid == Some(id) && has_other(id);
+        let has_server = |member: &Member<P>| {
+            self.servers.iter().any(|server| server.free > 0 && !shuns(member, server.id))
+        };
+        let first = self.batches.first(has_server)?.ticket.place();
+        let heads = std::iter::once(first).chain(
+            self.batches.heads().map(|head| head.ticket.place()).filter(|&place| place != first),
+        );
+        let mut wake_at = Instant::LAST;
+        for place in heads {
+            let Some(head) = self.batches.get(place).filter(|head| has_server(head)) else {
+                continue;
+            };
+            let Some(key) = head.ticket.key.as_ref().filter(|_| self.batchable) else {
+                let server = least_loaded(&self.servers, |id| !shuns(head, id))?;
+                let (instance, rows) = (server.id, server.cap);
+                return Some(Choice { place, instance, rows, cause: Cause::Alone });
+            };
+            let shunned: Vec<Server>;
+            let servers = match head.avoid.filter(|&id| has_other(id)) {
+                None => &self.servers,
+                Some(avoid) => {
+                    let others = self.servers.iter().filter(|server| server.id != avoid);
+                    shunned = others.copied().collect();
+                    &shunned
+                }
+            };
+            let view = View {
+                now,
+                key,
+                waiting_rows: self.batches.company(head).rows,
+                all_waiting_rows: self.waiting.rows,
+                oldest: head.ticket.arrived,
+                deadline: head.ticket.deadline,
+                servers,
+                draining: self.draining,
+            };
+            match self.policy.decide(&view) {
+                Decision::Send { instance, rows, cause } => {
+                    return Some(Choice { place, instance, rows, cause });
+                }
+                Decision::Hold(until) => wake_at = wake_at.min(until),
+            }
+        }
+        self.wake_at = Some(wake_at).filter(|&at| at < Instant::LAST);
+        None
+    }
+
+    /// Keeps those that somebody still waits for.
+    fn still_due(&mut self, now: Instant, members: Vec<Member<P>>) -> Vec<Member<P>> {
+        let mut due = Vec::with_capacity(members.len());
+        for member in members {
+            if member.payload.is_abandoned() {
+                continue;
+            }
+            if member.ticket.deadline > now {
+                due.push(member);
+            } else {
+                self.refuse(member, RefuseReason::Deadline);
+            }
+        }
+        due
+    }
+
+    fn take_batch(&mut self, place: Place, rows: u32, instance: InstanceId) -> Vec<Member<P>> {
+        let before = self.batches.len();
+        let members = self.batches.take(place, rows, self.batchable, instance);
+        let whole = before - self.batches.len() == members.len();
+        for member in &members {
+            self.waiting.remove(&member.ticket, whole);
+        }
+        members
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        members: Vec<Member<P>>,
+        cause: Cause,
+        case: Option<CaseId>,
+    ) {
+        let Some(first) = members.first() else { return };
+        let track = first.ticket.track;
+        let rows = members.iter().map(|member| member.ticket.rows).sum();
+        let key = first.ticket.key.clone();
+        let slot = SlotId(self.next_slot);
+        self.next_slot += 1;
+        let alone = !self.flights.values().any(|flight| flight.instance == instance);
+        let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
+        let probe = self.fleet.sent(now, instance, track, rows);
+        self.notice_breaker(instance, before);
+        if track == Track::Batch {
+            *self.cuts.entry(cause).or_default() += 1;
+            let key = key.as_ref();
+            self.policy.sent(now, &Departure { slot, instance, key, rows, alone });
+        }
+        let places = members.iter().map(|member| member.ticket.place()).collect();
+        self.flights.insert(
+            slot,
+            Flight { instance, track, rows, sent: now, probe, case, members: places, left: 0 },
+        );
+        self.effects.push_back(Effect::Dispatch(slot, instance, Batch { members, rows, cause }));
+    }
+}

@@ -1,0 +1,467 @@
+//! The policy that learns: no setting, at every load.
+//!
+//! Every time a slot is free it weighs sending what waits against holding it, with what it has
+//! learned: how long batches take ([`Curve`]), how fast rows arrive ([`Rate`]), whether they come in
+//! clumps ([`Gaps`]). With one instance it sends; with several it keeps them out of step
+//! ([`balance`]); and it takes no more rows than pay.
+
+use std::collections::BTreeMap;
+
+use super::balance;
+use super::curve::Curve;
+use super::gather::Gaps;
+use super::rate::Rate;
+use super::{
+    Decision, Departure, Learned, LearnedCurve, Policy, Server, View, least_loaded, millis, span,
+};
+use crate::lane::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
+
+/// Kinds of batch that are remembered; beyond it the one unused for longest is forgotten.
+const FAMILIES: usize = 64;
+/// Kinds of batch that the status shows.
+const SHOWN: usize = 8;
+/// Answers before anything is decided by them.
+const ENOUGH: u64 = 3;
+/// An instance that takes so many times the usual is slow.
+const SLOW: f64 = 1.5;
+/// How often a slow instance gets one call, to see whether it has recovered.
+const SLOW_PROBE: Span = Span::from_secs(1);
+/// Holds shorter than this are not worth a timer.
+const SHORTEST_HOLD: f64 = 0.02;
+/// Instances whose factors differ by less are equally fast.
+const ALIKE: f64 = 1.05;
+/// A batch of such a share of the best efficiency is as good as full.
+const NEARLY_FULL: f64 = 0.89;
+/// Under backlog, one batch in so many looks at a size that is not known yet.
+const EXPLORE_EVERY: u64 = 16;
+/// After a change of the curve, so many batches in a row do.
+const EXPLORE_AFTER_CHANGE: u64 = 64;
+
+/// Learns service times and arrival rates, and balances what waits against what will come.
+#[derive(Debug)]
+pub struct Adaptive {
+    instances: usize,
+    families: BTreeMap<Option<ShapeKey>, Family>,
+    flights: Vec<Flight>,
+    /// All arrivals: what the instances share, whatever its shape.
+    rate: Rate,
+    /// How long batches take, smoothed, in milliseconds.
+    batch_millis: f64,
+    /// When each instance last got a call because it is slow.
+    slow_probes: Vec<Instant>,
+    batches: u64,
+}
+
+/// What is known of the calls of one shape key.
+#[derive(Debug)]
+struct Family {
+    curve: Curve,
+    rate: Rate,
+    gaps: Gaps,
+    last_arrival: Option<Instant>,
+    /// Why, and since when, what waits is held.
+    held: Option<(Instant, Cause)>,
+    last_used: Instant,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+struct Flight {
+    slot: SlotId,
+    instance: InstanceId,
+    key: Option<ShapeKey>,
+    rows: u32,
+    sent: Instant,
+    /// Whether its time tells what a batch takes.
+    telling: bool,
+}
+
+/// What a decision is made from.
+struct Outlook<'a> {
+    curve: &'a Curve,
+    /// Rows that wait and could ride together.
+    waiting: u32,
+    /// Rows that wait, of whatever shape.
+    all_waiting: f64,
+    /// The most rows of the batch.
+    cap: u32,
+    /// Arrivals of all shapes in a millisecond.
+    rate: f64,
+    /// How much longer than the records say the usual instance takes.
+    usual: f64,
+    /// Slots of instances that are not slow.
+    servers: f64,
+    /// Free ones among them; at least 1.
+    free: usize,
+    /// Remaining milliseconds of the batches on their way, ascending.
+    remaining: Vec<f64>,
+}
+
+impl Outlook<'_> {
+    fn time(&self, rows: u32) -> f64 {
+        self.curve.time(rows.max(1)) * self.usual
+    }
+}
+
+impl Adaptive {
+    /// A policy for so many instances, of which nothing is known.
+    pub fn new(instances: u32) -> Self {
+        Self {
+            instances: instances as usize,
+            families: BTreeMap::new(),
+            flights: Vec::new(),
+            rate: Rate::default(),
+            batch_millis: 0.0,
+            slow_probes: vec![Instant::default(); instances as usize],
+            batches: 0,
+        }
+    }
+
+    fn family(&mut self, now: Instant, key: Option<&ShapeKey>) -> &mut Family {
+        let key = key.cloned();
+        if !self.families.contains_key(&key) {
+            self.forget_one();
+        }
+        let instances = self.instances;
+        let family = self.families.entry(key).or_insert_with(|| Family::new(instances));
+        family.last_used = now;
+        family
+    }
+
+    fn forget_one(&mut self) {
+        if self.families.len() < FAMILIES {
+            return;
+        }
+        let oldest = self.families.iter().min_by_key(|(_, family)| family.last_used);
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.families.remove(&key);
+        }
+    }
+
+    /// Remaining times of what is on its way to `servers`, ascending. Lost batches do not count.
+    fn remaining(&self, now: Instant, servers: &[Server]) -> Vec<(f64, InstanceId)> {
+        let mut remaining: Vec<(f64, InstanceId)> = self
+            .flights
+            .iter()
+            .filter(|flight| servers.iter().any(|server| server.id == flight.instance))
+            .filter_map(|flight| {
+                let curve = &self.families.get(&flight.key)?.curve;
+                let elapsed = millis(now.since(flight.sent));
+                Some((curve.remaining(flight.instance, flight.rows, elapsed)?, flight.instance))
+            })
+            .collect();
+        remaining.sort_unstable_by(|left, right| left.0.total_cmp(&right.0));
+        remaining
+    }
+}
+
+impl Policy for Adaptive {
+    fn arrived(&mut self, now: Instant, key: Option<&ShapeKey>, rows: u32) {
+        self.rate.arrived(now, rows);
+        let batch_millis = self.batch_millis;
+        let family = self.family(now, key);
+        if key.is_none() {
+            return;
+        }
+        let rate = family.rate.per_milli(now, batch_millis);
+        if let Some(last) = family.last_arrival.replace(now) {
+            let recent = family.rate.calls_within(now, span(family.curve.time(1)));
+            family.gaps.arrived(millis(now.since(last)), rate, recent as f64);
+        }
+        family.rate.arrived(now, rows);
+    }
+
+    fn decide(&mut self, view: &View<'_>) -> Decision {
+        let Some(idlest) = least_loaded(view.servers, |_| true) else {
+            return Decision::Hold(Instant::LAST);
+        };
+        let waiting = u32::try_from(view.waiting_rows).unwrap_or(u32::MAX);
+        let greedy = |server: &Server| Decision::Send {
+            instance: server.id,
+            rows: server.cap,
+            cause: match (waiting >= server.cap, view.draining) {
+                (true, _) => Cause::Full,
+                (false, true) => Cause::Drain,
+                (false, false) => Cause::Idle,
+            },
+        };
+        let remaining = self.remaining(view.now, view.servers);
+        let rate = self.rate.per_milli(view.now, self.batch_millis);
+        let batches = self.batches;
+        let slow_probes = std::mem::take(&mut self.slow_probes);
+        let family = self.family(view.now, Some(view.key));
+        let decision = if family.curve.answers() < ENOUGH || view.draining {
+            greedy(idlest)
+        } else {
+            family.decide(view, waiting, &remaining, rate, batches, &slow_probes)
+        };
+        if let Decision::Send { .. } = decision {
+            family.held = None;
+        }
+        self.slow_probes = slow_probes;
+        if let Decision::Send { instance, cause: Cause::Probe, .. } = decision
+            && let Some(probed) = self.slow_probes.get_mut(instance.0 as usize)
+        {
+            *probed = view.now;
+        }
+        decision
+    }
+
+    fn sent(&mut self, now: Instant, departure: &Departure<'_>) {
+        self.batches += 1;
+        self.flights.push(Flight {
+            slot: departure.slot,
+            instance: departure.instance,
+            key: departure.key.cloned(),
+            rows: departure.rows,
+            sent: now,
+            telling: departure.alone,
+        });
+    }
+
+    fn back(&mut self, now: Instant, slot: SlotId, served: bool) {
+        let Some(index) = self.flights.iter().position(|flight| flight.slot == slot) else {
+            return;
+        };
+        let flight = self.flights.swap_remove(index);
+        if !served || !flight.telling {
+            return;
+        }
+        let took = millis(now.since(flight.sent));
+        let smoothing = if self.batch_millis == 0.0 { 1.0 } else { 0.1 };
+        self.batch_millis += smoothing * (took - self.batch_millis);
+        self.family(now, flight.key.as_ref()).curve.observe(flight.instance, flight.rows, took);
+    }
+
+    fn learned(&self, now: Instant) -> Learned {
+        let mut curves: Vec<LearnedCurve> =
+            self.families.values().map(|family| family.curve.learned()).collect();
+        curves.retain(|curve| curve.batches > 0);
+        curves.sort_by_key(|curve| std::cmp::Reverse(curve.batches));
+        curves.truncate(SHOWN);
+        let rate = self.rate.per_milli(now, self.batch_millis);
+        Learned { rows_per_second: rate * 1000.0, curves }
+    }
+}
+
+impl Family {
+    fn new(instances: usize) -> Self {
+        Self {
+            curve: Curve::new(instances),
+            rate: Rate::default(),
+            gaps: Gaps::default(),
+            last_arrival: None,
+            held: None,
+            last_used: Instant::default(),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        view: &View<'_>,
+        waiting: u32,
+        remaining: &[(f64, InstanceId)],
+        rate: f64,
+        batches: u64,
+        slow_probes: &[Instant],
+    ) -> Decision {
+        let curve = &self.curve;
+        let usual = median(view.servers.iter().map(|server| curve.factor(server.id)));
+        let is_slow = |id: InstanceId| curve.factor(id) > SLOW * usual;
+        let fast = view.servers.iter().filter(|server| !is_slow(server.id));
+        let (slots, free) =
+            fast.fold((0, 0), |(slots, free), server| (slots + server.slots, free + server.free));
+        let Some(server) = self.fastest(view.servers) else { return Decision::Hold(Instant::LAST) };
+        let cap = server.cap;
+        if is_slow(server.id)
+            && let Some(soonest) = self.better_later(server, waiting, remaining, &is_slow)
+        {
+            let probed = slow_probes.get(server.id.0 as usize).copied().unwrap_or_default();
+            if view.now >= probed + SLOW_PROBE {
+                return Decision::Send { instance: server.id, rows: 1, cause: Cause::Probe };
+            }
+            return Decision::Hold(view.now + span(soonest.max(SHORTEST_HOLD)));
+        }
+        let outlook = Outlook {
+            curve,
+            waiting,
+            all_waiting: view.all_waiting_rows as f64,
+            cap,
+            rate,
+            usual,
+            servers: f64::from(slots.max(1)),
+            free: (free as usize).max(1),
+            remaining: remaining.iter().map(|&(left, _)| left).collect(),
+        };
+        let send = |rows: u32, cause| Decision::Send { instance: server.id, rows, cause };
+        if waiting >= cap
+            && let Some(rows) = explore(curve, cap, batches)
+        {
+            return send(rows, Cause::Explore);
+        }
+        let (rows, full) = outlook.size();
+        if full {
+            return send(rows, if rows >= cap { Cause::Full } else { Cause::Size });
+        }
+        let balance = outlook.hold_for_balance();
+        let since = self.last_arrival.map_or(0.0, |last| millis(view.now.since(last)));
+        let own_rate = self.rate.per_milli(view.now, curve.time(waiting));
+        let gather = self.gaps.horizon(f64::from(waiting), outlook.time(1), own_rate) - since;
+        let (hold, cause) =
+            if gather > balance { (gather, Cause::Gather) } else { (balance, Cause::Balance) };
+        let latest =
+            outlook.time(rows + 1) * curve.factor(server.id) / usual * (1.0 + 2.0 * curve.noise());
+        let spare = millis(view.deadline.since(view.now)) - latest;
+        if hold > spare.max(SHORTEST_HOLD) && spare < hold && spare <= SHORTEST_HOLD {
+            return send(rows, Cause::Deadline);
+        }
+        let hold = hold.min(spare);
+        if hold > SHORTEST_HOLD {
+            self.held = Some((self.held.map_or(view.now, |(since, _)| since), cause));
+            return Decision::Hold(view.now + span(hold));
+        }
+        let held = self.held.map(|(_, cause)| cause);
+        let cause = if rows < waiting.min(cap) { Cause::Size } else { held.unwrap_or(Cause::Idle) };
+        send(rows, cause)
+    }
+
+    /// The free server expected to be done first; of equals the one with least to do.
+    fn fastest<'a>(&self, servers: &'a [Server]) -> Option<&'a Server> {
+        let free = || servers.iter().filter(|server| server.free > 0);
+        let least = free().map(|server| self.curve.factor(server.id)).fold(f64::INFINITY, f64::min);
+        free()
+            .filter(|server| self.curve.factor(server.id) <= ALIKE * least)
+            .min_by_key(|server| (server.slots - server.free.min(server.slots), server.last_sent))
+    }
+
+    /// When a slow server is all that is free: the remaining time of a busy one that would be done
+    /// sooner nevertheless.
+    fn better_later(
+        &self,
+        slow: &Server,
+        waiting: u32,
+        remaining: &[(f64, InstanceId)],
+        is_slow: &dyn Fn(InstanceId) -> bool,
+    ) -> Option<f64> {
+        if waiting > slow.cap {
+            return None;
+        }
+        let time = |id| self.curve.time(waiting) * self.curve.factor(id);
+        remaining
+            .iter()
+            .filter(|&&(left, id)| !is_slow(id) && left + time(id) < time(slow.id))
+            .map(|&(left, _)| left)
+            .min_by(f64::total_cmp)
+    }
+}
+
+impl Outlook<'_> {
+    /// How many rows to send, and whether more would not join them anyway.
+    fn size(&self) -> (u32, bool) {
+        let most = self.waiting.min(self.cap);
+        let best = self.curve.most_efficient(self.cap);
+        let rows = most.min(best);
+        let efficiency = |rows: u32| f64::from(rows) / self.time(rows).max(1e-9);
+        let full = self.waiting >= best && efficiency(rows) >= NEARLY_FULL * efficiency(best);
+        if full || rows < self.waiting {
+            return (rows, full || self.waiting >= self.cap);
+        }
+        if self.free == 1 && !self.remaining.is_empty() {
+            return (self.part(rows), false);
+        }
+        if self.free >= 2 {
+            return (self.split(rows), false);
+        }
+        (rows, false)
+    }
+
+    /// Everything to the only free server, or only a part, and the rest to the next one.
+    fn part(&self, rows: u32) -> u32 {
+        let gap = balance::even_gap(&self.remaining, self.free);
+        let waiting = f64::from(rows);
+        let cost = |sent: u32| {
+            let rest = waiting - f64::from(sent);
+            let next = (rest + self.rate * gap).round() as u32;
+            f64::from(sent) * self.time(sent)
+                + rest * gap
+                + (rest + self.rate * gap) * if next == 0 { 0.0 } else { self.time(next) }
+        };
+        let sustains =
+            |sent: u32| self.servers * f64::from(sent) / self.time(sent) > 1.1 * self.rate;
+        let mut best = (rows, cost(rows));
+        for sent in (1..rows).filter(|&sent| sustains(sent)) {
+            let cost = cost(sent);
+            if cost < best.1 {
+                best = (sent, cost);
+            }
+        }
+        best.0
+    }
+
+    /// Everything to one of several free servers, or an equal part to some of them.
+    fn split(&self, rows: u32) -> u32 {
+        let waiting = f64::from(rows);
+        let free = self.free as f64;
+        let mut best = (rows, 0.0);
+        for parts in 2..=u32::try_from(self.free).unwrap_or(u32::MAX).min(rows) {
+            let part = rows.div_ceil(parts);
+            let time = self.time(part);
+            if f64::from(rows) / f64::from(parts) < self.rate * time / self.servers {
+                continue;
+            }
+            let soonest = self.remaining.first().copied().unwrap_or(f64::INFINITY).min(time);
+            let gain = waiting * (self.time(rows) - time)
+                - self.rate * soonest * soonest / 2.0
+                    * (1.0 / (free - f64::from(parts) + 1.0) - 1.0 / free);
+            if gain > best.1 {
+                best = (part, gain);
+            }
+        }
+        best.0
+    }
+
+    fn hold_for_balance(&self) -> f64 {
+        let line = self.curve.line();
+        let reluctance = balance::reluctance(
+            self.rate,
+            self.servers,
+            line.base * self.usual,
+            line.per_row * self.usual,
+        );
+        let waiting = self.all_waiting + 0.5 + reluctance;
+        // With noisy times the plan erodes before it is carried out.
+        let rate = self.rate * (1.0 - 1.5 * self.curve.noise()).max(0.25);
+        let service = self.time(self.waiting.min(self.cap));
+        balance::hold(&self.remaining, self.free, waiting, rate, service)
+    }
+}
+
+/// A size to look at, where there is a backlog to spend on it.
+fn explore(curve: &Curve, cap: u32, batches: u64) -> Option<u32> {
+    let changed = curve.answers_since_change() < EXPLORE_AFTER_CHANGE
+        && curve.answers_since_change() < curve.answers();
+    if !changed && !batches.is_multiple_of(EXPLORE_EVERY) {
+        return None;
+    }
+    let halves = std::iter::successors(Some(cap), |&rows| (rows > 1).then_some(rows / 2));
+    if let Some(unseen) = halves.into_iter().find(|&rows| !curve.has_seen(rows)) {
+        return Some(unseen);
+    }
+    let best = curve.most_efficient(cap);
+    let below = curve.sizes_seen().filter(|&rows| rows < best).last();
+    let above = curve.sizes_seen().find(|&rows| rows > best && rows <= cap);
+    let between = |(low, high): (u32, u32)| (high > low + 1).then(|| low + (high - low) / 2);
+    let above = above.and_then(|above| between((best, above)));
+    above
+        .or_else(|| below.and_then(|below| between((below, best))))
+        .filter(|&rows| !curve.has_seen(rows))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    let middle = values.len() / 2;
+    if values.is_empty() {
+        return 1.0;
+    }
+    *values.select_nth_unstable_by(middle, f64::total_cmp).1
+}
