@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -180,6 +180,7 @@ fn start_model(
         metrics: Arc::clone(&metrics),
         statistics: Arc::clone(&statistics),
         flights: FuturesUnordered::new(),
+        calculations: JoinSet::new(),
         slots: BTreeMap::new(),
         idle_waiters: Vec::new(),
         drain_rate: DrainRate::default(),

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{AbortHandle, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::clock::Clock;
 use super::slot::{self, SlotContext};
@@ -23,8 +24,8 @@ use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
 use crate::instance::Instance;
 use crate::lane::{
-    Blame, BreakerState, Effect, Event, InstanceId, Lane, Member, Notice, Outcome, RefuseReason,
-    SlotId, Snapshot, Unshared,
+    Blame, BreakerState, Calculated, Effect, Event, InstanceId, Lane, Member, Notice, Outcome,
+    RefuseReason, SlotId, Snapshot, Unshared,
 };
 use crate::telemetry::ModelMetrics;
 
@@ -50,6 +51,7 @@ pub(super) type Flight =
 enum Woken {
     Message(Message),
     Landed(SlotId, Option<Outcome<Call>>),
+    Calculated(Calculated),
     Due,
     Closed,
 }
@@ -65,6 +67,7 @@ pub(super) struct Engine {
     pub(super) metrics: Arc<ModelMetrics>,
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
     pub(super) flights: FuturesUnordered<Flight>,
+    pub(super) calculations: JoinSet<Calculated>,
     pub(super) slots: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
     /// How fast the queue drains, for `retry-after`.
@@ -82,6 +85,7 @@ impl Engine {
                 Woken::Landed(slot, Some(outcome)) => {
                     self.take_in(now, Message::Event(Event::Done(slot, outcome)));
                 }
+                Woken::Calculated(calculated) => self.lane.on(now, Event::Calculated(calculated)),
                 Woken::Landed(_, None) | Woken::Due => {}
                 Woken::Closed => break,
             }
@@ -107,6 +111,9 @@ impl Engine {
                 Woken::Landed(slot, outcome)
             }
             message = self.inbox.recv() => message.map_or(Woken::Closed, Woken::Message),
+            Some(Ok(calculated)) = self.calculations.join_next(), if !self.calculations.is_empty() => {
+                Woken::Calculated(calculated)
+            }
             () = due => Woken::Due,
         }
     }
@@ -151,6 +158,9 @@ impl Engine {
                     }
                 }
                 Effect::Notice(notice) => self.note(notice),
+                Effect::Calculate(calculation) => {
+                    self.calculations.spawn_blocking(move || calculation.run());
+                }
             }
         }
         self.metrics.set_queue_depth(self.lane.waiting_by_priority());

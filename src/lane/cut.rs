@@ -28,6 +28,7 @@ impl<P: Payload> Lane<P> {
         }
         let cut = self.cut_trial(now) || self.cut_stream(now) || self.cut_batch(now);
         let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
+        self.effects.extend(self.policy.calculation().map(Effect::Calculate));
         if !cut && waits {
             let fleet = self.fleet.wake_at(now);
             self.wake_at = [self.wake_at, fleet].into_iter().flatten().min();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
-use super::policy::Learned;
+use super::policy::{Calculated, Calculation, Learned};
 use super::ticket::{Member, Place, Ticket, Track};
 use super::{InstanceId, Span};
 
@@ -54,6 +54,8 @@ pub enum Event<P> {
     LimitTold(Option<u32>),
     /// The model has no batch axis: every call rides alone from now on.
     NotBatchable,
+    /// What was to be calculated.
+    Calculated(Calculated),
     /// Nothing more is accepted; what waits is sent without delay.
     Drain,
 }
@@ -115,6 +117,8 @@ pub enum Effect<P> {
     Abort(SlotId),
     /// Something that an operator wants to know.
     Notice(Notice),
+    /// Run it where it holds nobody up, and tell what came of it.
+    Calculate(Calculation),
 }
 
 /// Calls that ride together.

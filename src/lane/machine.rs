@@ -127,6 +127,7 @@ impl<P: Payload> Lane<P> {
             Event::Instance(id, change) => self.change(now, id, change),
             Event::LimitTold(rows) => self.limit.tell(self.plan.max_batch_rows.or(rows)),
             Event::NotBatchable => self.stop_sharing(Unshared::Told),
+            Event::Calculated(calculated) => self.policy.calculated(calculated),
             Event::Drain => self.draining = true,
         }
     }

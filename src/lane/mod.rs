@@ -35,7 +35,8 @@ pub use fleet::{Health, InstanceView};
 pub use limit::LARGEST_BATCH;
 pub use machine::Lane;
 pub use policy::{
-    Adaptive, Decision, Departure, FixedDelay, Learned, LearnedCurve, Policy, Server, View,
+    Adaptive, Calculated, Calculation, Decision, Departure, FixedDelay, Learned, LearnedCurve,
+    Policy, Server, View,
 };
 pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
 pub use time::{Instant, Span};

@@ -262,6 +262,9 @@ impl World {
                     }
                 }
                 Effect::Notice(_) => {}
+                Effect::Calculate(calculation) => {
+                    self.lane.on(self.now, Event::Calculated(calculation.run()));
+                }
             }
         }
     }

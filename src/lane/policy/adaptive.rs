@@ -11,6 +11,8 @@ use super::balance;
 use super::curve::Curve;
 use super::gather::Gaps;
 use super::rate::Rate;
+use super::sizes::{Calculated, Calculation, SizeTable};
+use super::tables::Tables;
 use super::{
     Decision, Departure, Learned, LearnedCurve, Policy, Server, View, least_loaded, millis, span,
 };
@@ -50,18 +52,21 @@ pub struct Adaptive {
     /// When each instance last got a call because it is slow.
     slow_probes: Vec<Instant>,
     batches: u64,
+    calculation: Option<Calculation>,
 }
 
 /// What is known of the calls of one shape key.
 #[derive(Debug)]
 struct Family {
     curve: Curve,
+    tables: Tables,
     rate: Rate,
     gaps: Gaps,
     last_arrival: Option<Instant>,
     /// Why, and since when, what waits is held.
     held: Option<(Instant, Cause)>,
     last_used: Instant,
+    wanted: Option<Calculation>,
 }
 
 /// A batch on its way.
@@ -79,12 +84,16 @@ struct Flight {
 /// What a decision is made from.
 struct Outlook<'a> {
     curve: &'a Curve,
+    /// How many to take, where the curve is not straight.
+    table: Option<&'a SizeTable>,
     /// Rows that wait and could ride together.
     waiting: u32,
     /// Rows that wait, of whatever shape.
     all_waiting: f64,
     /// The most rows of the batch.
     cap: u32,
+    /// The size up to it that pays most.
+    best: u32,
     /// Arrivals of all shapes in a millisecond.
     rate: f64,
     /// How much longer than the records say the usual instance takes.
@@ -97,10 +106,13 @@ struct Outlook<'a> {
     remaining: Vec<f64>,
 }
 
-impl Outlook<'_> {
-    fn time(&self, rows: u32) -> f64 {
-        self.curve.time(rows.max(1)) * self.usual
-    }
+/// How many rows to send.
+struct Size {
+    rows: u32,
+    /// Whether more would not join them, and they are worth a batch of their own.
+    full: bool,
+    /// So many must wait before any are sent.
+    wanted: Option<u32>,
 }
 
 impl Adaptive {
@@ -114,6 +126,7 @@ impl Adaptive {
             batch_millis: 0.0,
             slow_probes: vec![Instant::default(); instances as usize],
             batches: 0,
+            calculation: None,
         }
     }
 
@@ -198,7 +211,9 @@ impl Policy for Adaptive {
         if let Decision::Send { .. } = decision {
             family.held = None;
         }
+        let calculation = family.wanted.take();
         self.slow_probes = slow_probes;
+        self.calculation = calculation.or(self.calculation.take());
         if let Decision::Send { instance, cause: Cause::Probe, .. } = decision
             && let Some(probed) = self.slow_probes.get_mut(instance.0 as usize)
         {
@@ -233,6 +248,16 @@ impl Policy for Adaptive {
         self.family(now, flight.key.as_ref()).curve.observe(flight.instance, flight.rows, took);
     }
 
+    fn calculation(&mut self) -> Option<Calculation> {
+        self.calculation.take()
+    }
+
+    fn calculated(&mut self, calculated: Calculated) {
+        if let Some(family) = self.families.get_mut(&calculated.key) {
+            family.tables.learn(calculated);
+        }
+    }
+
     fn learned(&self, now: Instant) -> Learned {
         let mut curves: Vec<LearnedCurve> =
             self.families.values().map(|family| family.curve.learned()).collect();
@@ -248,11 +273,13 @@ impl Family {
     fn new(instances: usize) -> Self {
         Self {
             curve: Curve::new(instances),
+            tables: Tables::default(),
             rate: Rate::default(),
             gaps: Gaps::default(),
             last_arrival: None,
             held: None,
             last_used: Instant::default(),
+            wanted: None,
         }
     }
 
@@ -282,14 +309,21 @@ impl Family {
             }
             return Decision::Hold(view.now + span(soonest.max(SHORTEST_HOLD)));
         }
+        let servers = f64::from(slots.max(1));
+        let own_rate = self.rate.per_milli(view.now, curve.time(waiting));
+        let best = curve.most_efficient(cap);
+        let load = own_rate * curve.time(best) * usual / f64::from(best) / servers;
+        self.wanted = self.tables.wanted(Some(view.key), curve, cap, load);
         let outlook = Outlook {
             curve,
+            table: self.tables.at(load, cap),
             waiting,
             all_waiting: view.all_waiting_rows as f64,
             cap,
+            best,
             rate,
             usual,
-            servers: f64::from(slots.max(1)),
+            servers,
             free: (free as usize).max(1),
             remaining: remaining.iter().map(|&(left, _)| left).collect(),
         };
@@ -299,16 +333,28 @@ impl Family {
         {
             return send(rows, Cause::Explore);
         }
-        let (rows, full) = outlook.size();
+        let Size { rows, full, wanted } = outlook.size();
+        if rows < waiting.min(cap)
+            && batches.is_multiple_of(EXPLORE_EVERY)
+            && let Some(rows) = explore_above(curve, rows, waiting.min(cap))
+        {
+            return send(rows, Cause::Explore);
+        }
         if full {
             return send(rows, if rows >= cap { Cause::Full } else { Cause::Size });
         }
         let balance = outlook.hold_for_balance();
         let since = self.last_arrival.map_or(0.0, |last| millis(view.now.since(last)));
-        let own_rate = self.rate.per_milli(view.now, curve.time(waiting));
         let gather = self.gaps.horizon(f64::from(waiting), outlook.time(1), own_rate) - since;
+        let held_for = self.held.map_or(0.0, |(since, _)| millis(view.now.since(since)));
+        let missing = wanted.map_or(0.0, |wanted| f64::from(wanted.saturating_sub(waiting)));
+        // Bounded, should fewer come than expected.
+        let size = 2.0 * missing / own_rate.max(1e-9) - held_for;
         let (hold, cause) =
-            if gather > balance { (gather, Cause::Gather) } else { (balance, Cause::Balance) };
+            [(balance, Cause::Balance), (gather, Cause::Gather), (size, Cause::Size)]
+                .into_iter()
+                .max_by(|one, other| one.0.total_cmp(&other.0))
+                .unwrap_or((0.0, Cause::Idle));
         let latest =
             outlook.time(rows + 1) * curve.factor(server.id) / usual * (1.0 + 2.0 * curve.noise());
         let spare = millis(view.deadline.since(view.now)) - latest;
@@ -356,23 +402,42 @@ impl Family {
 }
 
 impl Outlook<'_> {
-    /// How many rows to send, and whether more would not join them anyway.
-    fn size(&self) -> (u32, bool) {
-        let most = self.waiting.min(self.cap);
-        let best = self.curve.most_efficient(self.cap);
-        let rows = most.min(best);
+    fn time(&self, rows: u32) -> f64 {
+        self.curve.time(rows.max(1)) * self.usual
+    }
+
+    /// How many rows to send.
+    fn size(&self) -> Size {
         let efficiency = |rows: u32| f64::from(rows) / self.time(rows).max(1e-9);
-        let full = self.waiting >= best && efficiency(rows) >= NEARLY_FULL * efficiency(best);
-        if full || rows < self.waiting {
-            return (rows, full || self.waiting >= self.cap);
+        let nearly_full = |rows| efficiency(rows) >= NEARLY_FULL * efficiency(self.best);
+        let most = self.waiting.min(self.cap);
+        let size = |rows, full| Size { rows, full, wanted: None };
+        match self.table.map(|table| (table, table.take(self.waiting))) {
+            Some((table, Some(0))) => {
+                return Size { wanted: table.awaits(self.waiting), ..size(most, false) };
+            }
+            Some((table, Some(taken))) => {
+                let rows = taken.min(most);
+                let joins = table.take(self.waiting + 1).unwrap_or(self.best) > rows;
+                if rows < self.waiting || !joins {
+                    return size(rows, !joins && nearly_full(rows));
+                }
+            }
+            Some((_, None)) => return size(most.min(self.best), true),
+            None => {
+                let rows = most.min(self.best);
+                if rows < self.waiting || rows == self.best {
+                    return size(rows, nearly_full(rows));
+                }
+            }
         }
         if self.free == 1 && !self.remaining.is_empty() {
-            return (self.part(rows), false);
+            return size(self.part(most), false);
         }
         if self.free >= 2 {
-            return (self.split(rows), false);
+            return size(self.split(most), false);
         }
-        (rows, false)
+        size(most, false)
     }
 
     /// Everything to the only free server, or only a part, and the rest to the next one.
@@ -455,6 +520,14 @@ fn explore(curve: &Curve, cap: u32, batches: u64) -> Option<u32> {
     above
         .or_else(|| below.and_then(|below| between((below, best))))
         .filter(|&rows| !curve.has_seen(rows))
+}
+
+/// A size between `rows`, which the curve says to stop at, and the next larger one that is known: the
+/// step may lie anywhere between, and a size that is never taken would never be known.
+fn explore_above(curve: &Curve, rows: u32, most: u32) -> Option<u32> {
+    let above = curve.sizes_seen().find(|&seen| seen > rows)?;
+    let between = rows + (above - rows) / 2;
+    (between > rows && between <= most && !curve.has_seen(between)).then_some(between)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -119,6 +119,11 @@ impl Curve {
         self.line
     }
 
+    /// The time of a batch by that line, in milliseconds.
+    pub(super) fn line_at(&self, rows: u32) -> f64 {
+        self.line.at(f64::from(rows))
+    }
+
     /// The time of a batch on an instance like most, in milliseconds; at least something.
     pub(super) fn time(&self, rows: u32) -> f64 {
         match (self.table.get(class(rows)), self.table.last()) {

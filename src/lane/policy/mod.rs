@@ -6,11 +6,14 @@ mod curve;
 mod fixed;
 mod gather;
 mod rate;
+mod sizes;
+mod tables;
 
 use super::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
 
 pub use adaptive::Adaptive;
 pub use fixed::FixedDelay;
+pub use sizes::{Calculated, Calculation};
 
 /// What a policy decides upon: free slots, and the calls that could share a batch.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +88,16 @@ pub trait Policy: std::fmt::Debug + Send {
     /// A batch is back; `served` if every call of it was answered.
     fn back(&mut self, now: Instant, slot: SlotId, served: bool) {
         let _ = (now, slot, served);
+    }
+
+    /// What it wants calculated.
+    fn calculation(&mut self) -> Option<Calculation> {
+        None
+    }
+
+    /// What came of a calculation.
+    fn calculated(&mut self, calculated: Calculated) {
+        let _ = calculated;
     }
 
     /// What it goes by.

@@ -1,0 +1,6 @@
+//! The queueing simulator against what is known, and the policy that ships against the simulator.
+
+#[path = "../support/simulator/mod.rs"]
+pub mod simulator;
+
+mod checks;
