@@ -28,8 +28,10 @@ const ENOUGH: u64 = 3;
 const SLOW: f64 = 1.5;
 /// How often a slow instance gets one call, to see whether it has recovered.
 const SLOW_PROBE: Span = Span::from_secs(1);
-/// Holds shorter than this are not worth a timer.
-const SHORTEST_HOLD: f64 = 0.02;
+/// A timer is not set for less, in milliseconds.
+const MOMENT: f64 = 0.02;
+/// Rounding, in milliseconds.
+const NOTHING: f64 = 1e-3;
 /// Instances whose factors differ by less are equally fast.
 const ALIKE: f64 = 1.05;
 /// A batch of such a share of the best efficiency is as good as full.
@@ -307,7 +309,7 @@ impl Family {
             if view.now >= probed + SLOW_PROBE {
                 return Decision::Send { instance: server.id, rows: 1, cause: Cause::Probe };
             }
-            return Decision::Hold(view.now + span(soonest.max(SHORTEST_HOLD)));
+            return Decision::Hold(view.now + span(soonest.max(MOMENT)));
         }
         let servers = f64::from(slots.max(1));
         let own_rate = self.rate.per_milli(view.now, curve.time(waiting));
@@ -345,7 +347,9 @@ impl Family {
         }
         let balance = outlook.hold_for_balance();
         let since = self.last_arrival.map_or(0.0, |last| millis(view.now.since(last)));
-        let gather = self.gaps.horizon(f64::from(waiting), outlook.time(1), own_rate) - since;
+        let horizon = self.gaps.horizon(f64::from(waiting), outlook.time(1), own_rate);
+        // What comes at once still takes a moment to come.
+        let gather = if horizon > 0.0 { horizon.max(MOMENT) - since } else { 0.0 };
         let held_for = self.held.map_or(0.0, |(since, _)| millis(view.now.since(since)));
         let missing = wanted.map_or(0.0, |wanted| f64::from(wanted.saturating_sub(waiting)));
         // Bounded, should fewer come than expected.
@@ -358,11 +362,11 @@ impl Family {
         let latest =
             outlook.time(rows + 1) * curve.factor(server.id) / usual * (1.0 + 2.0 * curve.noise());
         let spare = millis(view.deadline.since(view.now)) - latest;
-        if hold > spare.max(SHORTEST_HOLD) && spare < hold && spare <= SHORTEST_HOLD {
+        if hold > NOTHING && spare <= NOTHING {
             return send(rows, Cause::Deadline);
         }
         let hold = hold.min(spare);
-        if hold > SHORTEST_HOLD {
+        if hold > NOTHING {
             self.held = Some((self.held.map_or(view.now, |(since, _)| since), cause));
             return Decision::Hold(view.now + span(hold));
         }
