@@ -5,6 +5,7 @@
 //! instance has a `watch` that probes it. Everything that runs is owned by the [`Models`], which
 //! waits for it or aborts it.
 
+mod alarm;
 mod clock;
 mod guard;
 mod model;

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::alarm::Alarm;
 use super::clock::Clock;
 use super::model::Model;
 use super::run::{DrainRate, Engine, Message};
@@ -180,6 +181,7 @@ fn start_model(
         metrics: Arc::clone(&metrics),
         statistics: Arc::clone(&statistics),
         flights: FuturesUnordered::new(),
+        alarm: Alarm::new(),
         calculations: JoinSet::new(),
         slots: BTreeMap::new(),
         idle_waiters: Vec::new(),

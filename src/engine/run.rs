@@ -18,6 +18,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::alarm::Alarm;
 use super::clock::Clock;
 use super::slot::{self, SlotContext};
 use super::statistics::ModelStatistics;
@@ -67,6 +68,7 @@ pub(super) struct Engine {
     pub(super) metrics: Arc<ModelMetrics>,
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
     pub(super) flights: FuturesUnordered<Flight>,
+    pub(super) alarm: Alarm,
     pub(super) calculations: JoinSet<Calculated>,
     pub(super) slots: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
@@ -101,7 +103,7 @@ impl Engine {
         let wake_at = self.lane.wake_at().map(|at| self.clock.to_runtime(at));
         let due = async {
             match wake_at {
-                Some(at) => tokio::time::sleep_until(at).await,
+                Some(at) => self.alarm.at(at).await,
                 None => std::future::pending().await,
             }
         };
