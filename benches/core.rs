@@ -40,6 +40,7 @@ impl Filled {
         let plan = LanePlan {
             instances: 1,
             max_batch_rows: Some(BATCH),
+            objective: None,
             max_queue_rows: u64::MAX,
             max_queue_bytes: u64::MAX,
             batch_slots: 1,
@@ -77,6 +78,7 @@ impl Filled {
             priority: 1 + (self.next % 3) as u8,
             arrived: self.now,
             deadline: self.now + Span::from_secs(1000),
+            objective: None,
         };
         self.next += 1;
         self.lane.on(self.now, Event::Arrive(ticket, Nothing));

@@ -23,8 +23,6 @@ enum Concern {
     SingleInstance(String),
     #[error("model `{0}` is a built-in model for trying things out")]
     Demonstration(String),
-    #[error("`slo` of model `{0}` is not acted upon by this version")]
-    SloIgnored(String),
     #[error("`slo` of model `{model}` ({slo}) is above its `timeout` ({timeout})")]
     SloBeyondTimeout { model: String, slo: String, timeout: String },
     #[error("`max_queue_delay` of model `{model}` ({delay}) is not below its `slo` ({slo})")]
@@ -56,7 +54,6 @@ impl Concern {
             }
             Self::SingleInstance(_) => "add a second one to `instances`".into(),
             Self::Demonstration(_) => "replace it by a model of your own".into(),
-            Self::SloIgnored(_) => "bound the wait with `max_queue_delay` and `timeout`".into(),
             Self::SloBeyondTimeout { .. } => "lower `slo`".into(),
             Self::DelayBeyondSlo { .. } => "lower it, or leave it to \"auto\"".into(),
             Self::TimeoutBeyondGrace { timeout, .. } => {
@@ -76,7 +73,7 @@ impl Concern {
             Self::ListenerExposed("grpc", _) => "server.grpc",
             Self::ListenerExposed(..) => "server.http",
             Self::SingleInstance(_) | Self::Demonstration(_) => "model.instances",
-            Self::SloIgnored(_) | Self::SloBeyondTimeout { .. } => "model.slo",
+            Self::SloBeyondTimeout { .. } => "model.slo",
             Self::DelayBeyondSlo { .. } => "model.max_queue_delay",
             Self::TimeoutBeyondGrace { .. } => "model.timeout",
             Self::BatchBeyondQueue { .. } => "model.max_batch_size",
@@ -153,7 +150,6 @@ fn model_concerns(
         push(written.instances.line(), Concern::SingleInstance(name()));
     }
     if let Some(slo) = model.slo {
-        push(written.slo.line(), Concern::SloIgnored(name()));
         if slo > model.timeout {
             let (slo, timeout) = (format_duration(slo), format_duration(model.timeout));
             push(written.slo.line(), Concern::SloBeyondTimeout { model: name(), slo, timeout });

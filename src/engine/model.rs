@@ -145,6 +145,7 @@ impl Model {
             priority,
             arrived: self.clock.to_lane(accepted),
             deadline: self.clock.to_lane(deadline),
+            objective: None,
         };
         let (reply, receiver) = Reply::new(rows);
         let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.place());

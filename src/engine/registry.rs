@@ -20,7 +20,7 @@ use super::status::ModelStatus;
 use super::watch::{Descriptions, InstanceState, Watch};
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
-use crate::lane::{Adaptive, BreakerPlan, Event, FixedDelay, Lane, LanePlan, Policy};
+use crate::lane::{Adaptive, BreakerPlan, Event, FixedDelay, Lane, LanePlan, Objective, Policy};
 use crate::telemetry::{ModelMetrics, Telemetry};
 
 /// Calls in flight to an instance whose model shares no batches: waiting for an answer gains
@@ -233,6 +233,9 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
     LanePlan {
         instances: u32::try_from(plan.instances.len()).unwrap_or(u32::MAX),
         max_batch_rows: plan.max_batch_size,
+        objective: plan
+            .slo
+            .map(|slo| Objective { within: slo.into(), priority: plan.default_priority }),
         max_queue_rows: u64::from(plan.max_queue_size),
         max_queue_bytes: plan.max_queue_bytes,
         batch_slots: plan.max_concurrency.unwrap_or(1),

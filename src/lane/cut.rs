@@ -4,9 +4,10 @@ use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
 use super::fleet::Early;
 use super::machine::{Flight, Lane};
 use super::policy::{Decision, Departure, Server, View, least_loaded};
+use super::queue::Taken;
 use super::ticket::{Member, Payload, Place, Track};
 use super::trial::CaseId;
-use super::{InstanceId, Instant};
+use super::{InstanceId, Instant, Span};
 
 /// A batch that is to be cut.
 struct Choice {
@@ -16,6 +17,8 @@ struct Choice {
     /// The most rows.
     rows: u32,
     cause: Cause,
+    /// When its answer is expected.
+    expected: Option<Instant>,
 }
 
 impl<P: Payload> Lane<P> {
@@ -30,24 +33,51 @@ impl<P: Payload> Lane<P> {
         let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
         self.effects.extend(self.policy.calculation().map(Effect::Calculate));
         if !cut && waits {
-            let fleet = self.fleet.wake_at(now);
-            self.wake_at = [self.wake_at, fleet].into_iter().flatten().min();
+            let times = [self.wake_at, self.fleet.wake_at(now), self.hopeless_at()];
+            self.wake_at = times.into_iter().flatten().filter(|&at| at > now).min();
         }
     }
 
-    /// Looks at the head of each queue for callers that have gone and deadlines that have passed.
+    /// Looks at the head of each queue for callers that have gone, deadlines that have passed and
+    /// objectives that cannot be met any more.
     fn drop_abandoned(&mut self, now: Instant) {
         for track in [Track::Stream, Track::Batch] {
-            while let Some(place) = self.queue(track).first(|_| true).and_then(|head| {
+            while let Some(head) = self.head(track) {
                 let stale = head.payload.is_abandoned() || head.ticket.deadline <= now;
-                stale.then(|| head.ticket.place())
-            }) {
+                if !stale && !self.is_hopeless(now, head) {
+                    break;
+                }
+                let place = head.ticket.place();
                 let Some(member) = self.take_waiting(track, place) else { break };
                 if !member.payload.is_abandoned() {
                     self.refuse(member, RefuseReason::Deadline);
                 }
             }
         }
+    }
+
+    fn head(&self, track: Track) -> Option<&Member<P>> {
+        match track {
+            Track::Batch => self.batches.first(|_| true),
+            Track::Stream => self.streams.first(|_| true),
+        }
+    }
+
+    /// When the objective of the most urgent call cannot be met any more.
+    fn hopeless_at(&self) -> Option<Instant> {
+        let ticket = &self.head(Track::Batch)?.ticket;
+        let least = self.policy.least_time(ticket.key.as_ref());
+        let due = ticket.objective.filter(|&due| ticket.arrived + least < due)?;
+        Some(due - least + Span::from_nanos(1))
+    }
+
+    /// Whether even a batch of its own, sent now, would miss the call's objective. What was never
+    /// possible is not held against it: then the objective says nothing about the load.
+    fn is_hopeless(&self, now: Instant, member: &Member<P>) -> bool {
+        member.ticket.objective.is_some_and(|due| {
+            let least = self.policy.least_time(member.ticket.key.as_ref());
+            member.ticket.arrived + least < due && due < now + least
+        })
     }
 
     fn cut_trial(&mut self, now: Instant) -> bool {
@@ -93,8 +123,8 @@ impl<P: Payload> Lane<P> {
         } else {
             self.choose_early(now)
         };
-        let Some(Choice { place, instance, rows, cause }) = chosen else { return false };
-        let members = self.take_batch(place, rows, instance);
+        let Some(Choice { place, instance, rows, cause, expected }) = chosen else { return false };
+        let members = self.take_batch(place, rows, instance, expected);
         let members = self.still_due(now, members);
         if !members.is_empty() {
             self.dispatch(now, instance, members, cause, None);
@@ -108,7 +138,7 @@ impl<P: Payload> Lane<P> {
         let eligible = |member: &Member<P>| !(other && member.avoid == Some(instance));
         let place = self.batches.first(eligible).map(|head| head.ticket.place());
         let Some(place) = place else { return false };
-        let members = self.take_batch(place, 1, instance);
+        let members = self.take_batch(place, 1, instance, None);
         let members = self.still_due(now, members);
         if !members.is_empty() {
             self.dispatch(now, instance, members, Cause::Probe, None);
@@ -132,7 +162,7 @@ impl<P: Payload> Lane<P> {
         match self.fleet.early(now) {
             Early::Now(instance) => {
                 let (place, rows) = (head.ticket.place(), self.limit.cap(now));
-                Some(Choice { place, instance, rows, cause: Cause::Full })
+                Some(Choice { place, instance, rows, cause: Cause::Full, expected: None })
             }
             Early::At(at) => {
                 self.wake_at = Some(at);
@@ -163,7 +193,8 @@ impl<P: Payload> Lane<P> {
             let Some(key) = head.ticket.key.as_ref().filter(|_| self.batchable) else {
                 let server = least_loaded(&self.servers, |id| !shuns(head, id))?;
                 let (instance, rows) = (server.id, server.cap);
-                return Some(Choice { place, instance, rows, cause: Cause::Alone });
+                let cause = Cause::Alone;
+                return Some(Choice { place, instance, rows, cause, expected: None });
             };
             let shunned: Vec<Server>;
             let servers = match head.avoid.filter(|&id| has_other(id)) {
@@ -180,13 +211,14 @@ impl<P: Payload> Lane<P> {
                 waiting_rows: self.batches.company(head).rows,
                 all_waiting_rows: self.waiting.rows,
                 oldest: head.ticket.arrived,
-                deadline: head.ticket.deadline,
+                deadline: head.ticket.due(),
                 servers,
+                objective: head.ticket.objective.map(|due| due.since(head.ticket.arrived)),
                 draining: self.draining,
             };
             match self.policy.decide(&view) {
-                Decision::Send { instance, rows, cause } => {
-                    return Some(Choice { place, instance, rows, cause });
+                Decision::Send { instance, rows, cause, expected } => {
+                    return Some(Choice { place, instance, rows, cause, expected });
                 }
                 Decision::Hold(until) => wake_at = wake_at.min(until),
             }
@@ -211,12 +243,22 @@ impl<P: Payload> Lane<P> {
         due
     }
 
-    fn take_batch(&mut self, place: Place, rows: u32, instance: InstanceId) -> Vec<Member<P>> {
+    fn take_batch(
+        &mut self,
+        place: Place,
+        rows: u32,
+        instance: InstanceId,
+        expected: Option<Instant>,
+    ) -> Vec<Member<P>> {
         let before = self.batches.len();
-        let members = self.batches.take(place, rows, self.batchable, instance);
-        let whole = before - self.batches.len() == members.len();
-        for member in &members {
+        let Taken { members, late } =
+            self.batches.take(place, rows, self.batchable, instance, expected);
+        let whole = before - self.batches.len() == members.len() + late.len();
+        for member in members.iter().chain(&late) {
             self.waiting.remove(&member.ticket, whole);
+        }
+        for member in late {
+            self.refuse(member, RefuseReason::Deadline);
         }
         members
     }

@@ -19,6 +19,8 @@ pub struct LanePlan {
     pub instances: u32,
     /// Rows in one batch, where the user or the instance has said so.
     pub max_batch_rows: Option<u32>,
+    /// Within which time calls are to be answered; those that cannot make it are refused.
+    pub objective: Option<Objective>,
     /// Rows that may wait.
     pub max_queue_rows: u64,
     /// Bytes that may wait.
@@ -37,6 +39,15 @@ pub struct LanePlan {
     pub attempts: u8,
     /// When a breaker opens and for how long.
     pub breaker: BreakerPlan,
+}
+
+/// A latency objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Objective {
+    /// From a call's arrival to its answer.
+    pub within: Span,
+    /// Calls of this and more urgent priorities have it; the others may take as long as they like.
+    pub priority: u8,
 }
 
 /// What happens to a lane.

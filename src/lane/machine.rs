@@ -178,7 +178,13 @@ impl<P: Payload> Lane<P> {
         }
     }
 
-    fn arrive(&mut self, now: Instant, member: Member<P>) {
+    fn arrive(&mut self, now: Instant, mut member: Member<P>) {
+        member.ticket.objective = self
+            .plan
+            .objective
+            .filter(|_| member.ticket.track == Track::Batch)
+            .filter(|objective| member.ticket.priority <= objective.priority)
+            .map(|objective| member.ticket.arrived + objective.within);
         if self.draining {
             return self.refuse(member, RefuseReason::Draining);
         }

@@ -28,8 +28,8 @@ mod trial;
 
 pub use breaker::{Admission, BreakerPlan, BreakerState};
 pub use event::{
-    Batch, Blame, Cause, Effect, Event, InstanceChange, LanePlan, Notice, Outcome, RefuseReason,
-    SlotId, Snapshot, Unshared,
+    Batch, Blame, Cause, Effect, Event, InstanceChange, LanePlan, Notice, Objective, Outcome,
+    RefuseReason, SlotId, Snapshot, Unshared,
 };
 pub use fleet::{Health, InstanceView};
 pub use limit::LARGEST_BATCH;

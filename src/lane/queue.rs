@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{InstanceId, Member, Payload, Place, ShapeKey};
+use super::{InstanceId, Instant, Member, Payload, Place, ShapeKey};
 
 /// The calls that wait on one track.
 #[derive(Debug)]
@@ -19,6 +19,15 @@ pub(super) struct Queue<P> {
 struct Group {
     places: BTreeSet<Place>,
     rows: u64,
+}
+
+/// What was taken out of the queue.
+#[derive(Debug)]
+pub(super) struct Taken<P> {
+    /// The calls of a batch.
+    pub(super) members: Vec<Member<P>>,
+    /// Calls that would be answered too late in it.
+    pub(super) late: Vec<Member<P>>,
 }
 
 /// What can be said of the calls that could share the batch of one call.
@@ -95,25 +104,37 @@ impl<P: Payload> Queue<P> {
     /// Takes the call at `place` and, when it shares, the most urgent of its company that
     /// `instance` may serve, up to `cap` rows in all.
     ///
-    /// A first call with more rows than `cap` is cut: the rest of it stays.
+    /// A first call with more rows than `cap` is cut: the rest of it stays. Calls that would miss
+    /// their objective, were the answer there when `expected`, are taken out, too, but apart.
     pub(super) fn take(
         &mut self,
         place: Place,
         cap: u32,
         shared: bool,
         instance: InstanceId,
-    ) -> Vec<Member<P>> {
-        let Some(first) = self.waiting.get(&place) else { return Vec::new() };
+        expected: Option<Instant>,
+    ) -> Taken<P> {
+        let alone = |member: Option<Member<P>>| Taken {
+            members: member.into_iter().collect(),
+            late: Vec::new(),
+        };
+        let Some(first) = self.waiting.get(&place) else { return alone(None) };
         let key = first.ticket.key.clone().filter(|_| shared);
-        let Some(key) = key else { return self.remove(place).into_iter().collect() };
+        let Some(key) = key else { return alone(self.remove(place)) };
         if first.ticket.rows > cap {
-            return self.cut(place, cap).into_iter().collect();
+            return alone(self.cut(place, cap));
         }
-        let Some(group) = self.groups.get(&key) else { return Vec::new() };
+        let Some(group) = self.groups.get(&key) else { return alone(None) };
         let mut rows = 0_u32;
-        let mut chosen = Vec::new();
+        let (mut chosen, mut late) = (Vec::new(), Vec::new());
         for &place in group.places.range(place..) {
             let Some(member) = self.waiting.get(&place) else { continue };
+            if let (Some(due), Some(expected)) = (member.ticket.objective, expected)
+                && due < expected
+            {
+                late.push(place);
+                continue;
+            }
             if member.avoid == Some(instance) && !chosen.is_empty() {
                 continue;
             }
@@ -126,7 +147,10 @@ impl<P: Payload> Queue<P> {
                 break;
             }
         }
-        chosen.into_iter().filter_map(|place| self.remove(place)).collect()
+        let mut take = |places: Vec<Place>| {
+            places.into_iter().filter_map(|place| self.remove(place)).collect()
+        };
+        Taken { members: take(chosen), late: take(late) }
     }
 
     /// Cuts the first `rows` rows off the call at `place`.

@@ -68,6 +68,8 @@ pub struct Ticket {
     pub arrived: Instant,
     /// When its caller stops waiting.
     pub deadline: Instant,
+    /// When its answer is due by the model's latency objective, where that applies to it.
+    pub objective: Option<Instant>,
 }
 
 /// Where a call stands among those that wait on its track; smaller is more urgent.
@@ -94,6 +96,11 @@ impl Place {
 }
 
 impl Ticket {
+    /// When an answer is of no use any more: the sooner of its deadline and its objective.
+    pub fn due(&self) -> Instant {
+        self.objective.map_or(self.deadline, |objective| objective.min(self.deadline))
+    }
+
     /// Where the call stands among those that wait on its track.
     pub fn place(&self) -> Place {
         let put_off = AGEING.times(u64::from(self.priority.saturating_sub(1)));

@@ -26,6 +26,7 @@ fn a_million_calls_are_each_answered_exactly_once() {
         overloads: 0.01,
         alone: 0.02,
         deadline: Span::from_millis(300),
+        objective: (seed % 3 == 0).then_some(Span::from_millis(60)),
         outages: 3,
         ..Habits::default()
     });

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use batchwise::lane::{
     Adaptive, Blame, BreakerPlan, CallId, Effect, Event, FixedDelay, Health, InstanceChange,
-    InstanceId, Instant, Lane, LanePlan, Member, Outcome, Place, Policy, RefuseReason, ShapeKey,
-    SlotId, Span, Ticket, Track,
+    InstanceId, Instant, Lane, LanePlan, Member, Objective, Outcome, Place, Policy, RefuseReason,
+    ShapeKey, SlotId, Span, Ticket, Track,
 };
 
 use crate::oracle::{Entry, Fate, Ledger, Part, settle_accounts};
@@ -35,6 +35,7 @@ pub(crate) struct Habits {
     /// Instances that may be down at the same time.
     pub(crate) outages: usize,
     pub(crate) max_queue_delay: Option<Span>,
+    pub(crate) objective: Option<Span>,
 }
 
 impl Default for Habits {
@@ -56,6 +57,7 @@ impl Default for Habits {
             queue_rows: 4096,
             outages: 0,
             max_queue_delay: None,
+            objective: None,
         }
     }
 }
@@ -107,6 +109,7 @@ impl World {
         let plan = LanePlan {
             instances: habits.instances,
             max_batch_rows: habits.max_batch_rows,
+            objective: habits.objective.map(|within| Objective { within, priority: 2 }),
             max_queue_rows: habits.queue_rows,
             max_queue_bytes: 1 << 40,
             batch_slots: 1,
@@ -200,6 +203,7 @@ impl World {
             priority: 1 + self.random.below(3) as u8,
             arrived: self.now,
             deadline: self.now + self.habits.deadline,
+            objective: None,
         };
         let poison = self.random.chance(self.habits.poison);
         self.report.poisoned += usize::from(poison);
@@ -246,7 +250,8 @@ impl World {
                 Effect::Refuse(member, reason) => {
                     self.note(member.ticket.id.0);
                     if reason == RefuseReason::Deadline {
-                        assert!(member.ticket.deadline <= self.now);
+                        let given = member.ticket.objective.is_some();
+                        assert!(given || member.ticket.deadline <= self.now);
                     }
                     let name =
                         format!("{reason:?}").split('(').next().unwrap_or_default().to_owned();

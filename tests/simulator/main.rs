@@ -4,3 +4,4 @@
 pub mod simulator;
 
 mod checks;
+mod objective;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use super::balance;
 use super::curve::Curve;
 use super::gather::Gaps;
+use super::objective::cap_for;
 use super::rate::Rate;
 use super::sizes::{Calculated, Calculation, SizeTable};
 use super::tables::Tables;
@@ -194,6 +195,7 @@ impl Policy for Adaptive {
         let greedy = |server: &Server| Decision::Send {
             instance: server.id,
             rows: server.cap,
+            expected: None,
             cause: match (waiting >= server.cap, view.draining) {
                 (true, _) => Cause::Full,
                 (false, true) => Cause::Drain,
@@ -222,6 +224,12 @@ impl Policy for Adaptive {
             *probed = view.now;
         }
         decision
+    }
+
+    fn least_time(&self, key: Option<&ShapeKey>) -> Span {
+        let family = self.families.get(&key.cloned());
+        let known = family.filter(|family| family.curve.answers() >= ENOUGH);
+        known.map_or(Span::ZERO, |family| span(family.curve.time(1) * family.curve.least_factor()))
     }
 
     fn sent(&mut self, now: Instant, departure: &Departure<'_>) {
@@ -307,12 +315,20 @@ impl Family {
         {
             let probed = slow_probes.get(server.id.0 as usize).copied().unwrap_or_default();
             if view.now >= probed + SLOW_PROBE {
-                return Decision::Send { instance: server.id, rows: 1, cause: Cause::Probe };
+                let (instance, cause) = (server.id, Cause::Probe);
+                return Decision::Send { instance, rows: 1, cause, expected: None };
             }
             return Decision::Hold(view.now + span(soonest.max(MOMENT)));
         }
         let servers = f64::from(slots.max(1));
         let own_rate = self.rate.per_milli(view.now, curve.time(waiting));
+        let told = cap;
+        let objective = view.objective.and_then(|within| {
+            let within = millis(within);
+            let rows = cap_for(curve, usual, within, cap, own_rate, servers)?;
+            Some((rows, within))
+        });
+        let cap = objective.map_or(cap, |(rows, _)| rows);
         let best = curve.most_efficient(cap);
         let load = own_rate * curve.time(best) * usual / f64::from(best) / servers;
         self.wanted = self.tables.wanted(Some(view.key), curve, cap, load);
@@ -320,16 +336,29 @@ impl Family {
             curve,
             table: self.tables.at(load, cap),
             waiting,
-            all_waiting: view.all_waiting_rows as f64,
+            // Under an objective only those count that a full batch would still answer in time.
+            all_waiting: objective.map_or(view.all_waiting_rows as f64, |(rows, within)| {
+                let window = (within - curve.time(rows) * usual).max(0.0);
+                (view.all_waiting_rows as f64).min(rate * window)
+            }),
             cap,
             best,
-            rate,
+            // More than the instances can do does not count either.
+            rate: objective.map_or(rate, |(rows, _)| {
+                rate.min(servers * f64::from(rows) / (curve.time(rows) * usual))
+            }),
             usual,
             servers,
             free: (free as usize).max(1),
             remaining: remaining.iter().map(|&(left, _)| left).collect(),
         };
-        let send = |rows: u32, cause| Decision::Send { instance: server.id, rows, cause };
+        let send = |rows: u32, cause| Decision::Send {
+            instance: server.id,
+            rows,
+            cause,
+            expected: objective
+                .map(|_| view.now + span(curve.time(rows.min(waiting)) * curve.factor(server.id))),
+        };
         if waiting >= cap
             && let Some(rows) = explore(curve, cap, batches)
         {
@@ -342,8 +371,13 @@ impl Family {
         {
             return send(rows, Cause::Explore);
         }
-        if full {
-            return send(rows, if rows >= cap { Cause::Full } else { Cause::Size });
+        let whole = match rows {
+            rows if rows >= told => Cause::Full,
+            rows if rows >= cap => Cause::Slo,
+            _ => Cause::Size,
+        };
+        if full && objective.is_none() {
+            return send(rows, whole);
         }
         let balance = outlook.hold_for_balance();
         let since = self.last_arrival.map_or(0.0, |last| millis(view.now.since(last)));
@@ -371,7 +405,8 @@ impl Family {
             return Decision::Hold(view.now + span(hold));
         }
         let held = self.held.map(|(_, cause)| cause);
-        let cause = if rows < waiting.min(cap) { Cause::Size } else { held.unwrap_or(Cause::Idle) };
+        let cause =
+            if full || rows < waiting.min(cap) { whole } else { held.unwrap_or(Cause::Idle) };
         send(rows, cause)
     }
 

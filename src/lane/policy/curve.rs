@@ -141,6 +141,12 @@ impl Curve {
         self.peers.get(instance.0 as usize).map_or(1.0, |peer| peer.factor)
     }
 
+    /// The factor of the fastest instance.
+    pub(super) fn least_factor(&self) -> f64 {
+        let seen = self.peers.iter().filter(|peer| peer.answers > 0);
+        seen.map(|peer| peer.factor).reduce(f64::min).unwrap_or(1.0)
+    }
+
     /// Whether a batch of such a size has been seen since the last change.
     pub(super) fn has_seen(&self, rows: u32) -> bool {
         self.records.get(class(rows)).is_some_and(|record| record.weight > 0.0 && !record.stale)

@@ -30,7 +30,7 @@ impl Policy for FixedDelay {
             _ if self.max_queue_delay > Span::ZERO => Cause::Delay,
             _ => Cause::Idle,
         };
-        Decision::Send { instance: server.id, rows: server.cap, cause }
+        Decision::Send { instance: server.id, rows: server.cap, cause, expected: None }
     }
 }
 
@@ -52,12 +52,13 @@ mod tests {
             oldest: at(0),
             deadline: at(1_000_000),
             servers: &[SERVER],
+            objective: None,
             draining,
         })
     }
 
     fn send(cause: Cause) -> Decision {
-        Decision::Send { instance: InstanceId(0), rows: 8, cause }
+        Decision::Send { instance: InstanceId(0), rows: 8, cause, expected: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod balance;
 mod curve;
 mod fixed;
 mod gather;
+mod objective;
 mod rate;
 mod sizes;
 mod tables;
@@ -28,10 +29,12 @@ pub struct View<'a> {
     pub all_waiting_rows: u64,
     /// When the most urgent of the calls arrived.
     pub oldest: Instant,
-    /// The soonest deadline among the calls.
+    /// When the answer to the most urgent of the calls is due.
     pub deadline: Instant,
     /// The usable instances, busy ones too. At least one has a free slot.
     pub servers: &'a [Server],
+    /// The time after their arrival within which calls are to be answered.
+    pub objective: Option<Span>,
     /// Whether the lane is to empty itself.
     pub draining: bool,
 }
@@ -62,6 +65,8 @@ pub enum Decision {
         rows: u32,
         /// Why now, and no larger.
         cause: Cause,
+        /// When its answer is expected.
+        expected: Option<Instant>,
     },
     /// Nothing before this time, unless something changes.
     Hold(Instant),
@@ -79,6 +84,12 @@ pub trait Policy: std::fmt::Debug + Send {
 
     /// Send now, or hold.
     fn decide(&mut self, view: &View<'_>) -> Decision;
+
+    /// The least time that a call would take from now on; zero while that is not known.
+    fn least_time(&self, key: Option<&ShapeKey>) -> Span {
+        let _ = key;
+        Span::ZERO
+    }
 
     /// A batch went out.
     fn sent(&mut self, now: Instant, departure: &Departure<'_>) {

@@ -33,6 +33,7 @@ pub fn plan(instances: usize, max_batch_rows: Option<usize>) -> LanePlan {
     LanePlan {
         instances: rows(instances),
         max_batch_rows: max_batch_rows.map(rows),
+        objective: None,
         max_queue_rows: u64::MAX,
         max_queue_bytes: u64::MAX,
         batch_slots: 1,
@@ -141,6 +142,7 @@ impl System for Shipped {
             priority,
             arrived: now,
             deadline: now + deadline.unwrap_or(PATIENCE),
+            objective: None,
         };
         self.lane.on(now, Event::Arrive(ticket, Passenger { call }));
     }
