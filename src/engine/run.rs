@@ -263,8 +263,9 @@ impl Engine {
                 self.metrics.retried("bisect");
                 tracing::debug!(model, rows, "a batch failed and is tried in parts");
             }
-            Notice::LimitLearned(rows) => tracing::warn!(
+            Notice::LimitLearned(id, rows) => tracing::warn!(
                 model,
+                instance = name(id),
                 rows,
                 "the instance refuses batches of so many rows though it serves their parts; \
                  batches will be smaller"

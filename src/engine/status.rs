@@ -94,6 +94,8 @@ pub struct InstanceStatus {
     pub in_flight: u32,
     /// Batches that it may run at once.
     pub batch_slots: u32,
+    /// The most rows that its next batch may have.
+    pub batch_cap: u32,
     /// Whether an operator has taken it out.
     pub drained: bool,
 }
@@ -119,6 +121,7 @@ impl Model {
                 },
                 in_flight: view.in_flight,
                 batch_slots: view.batch_slots,
+                batch_cap: view.batch_cap,
                 drained: view.drained,
             })
             .collect();

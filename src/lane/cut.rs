@@ -116,8 +116,7 @@ impl<P: Payload> Lane<P> {
         if let Some(instance) = self.fleet.probe(now, avoid) {
             return self.cut_probe(now, instance);
         }
-        let cap = self.limit.cap(now);
-        self.fleet.servers(now, cap, &mut self.servers);
+        self.fleet.servers(now, &mut self.servers);
         let chosen = if self.servers.iter().any(|server| server.free > 0) {
             self.choose(now)
         } else {
@@ -150,18 +149,17 @@ impl<P: Payload> Lane<P> {
     /// end, so that it does not idle while the next one travels. Nothing is lost by binding a full
     /// batch that early but a moment in which a more urgent call might have come.
     fn choose_early(&mut self, now: Instant) -> Option<Choice> {
-        // While the limit is being learned, one batch at a time finds it out.
-        if !self.plan.early_slot || !self.batchable || !self.limit.is_told() {
+        if !self.plan.early_slot || !self.batchable {
             return None;
         }
         let head = self.batches.first(|_| true)?;
-        let full = self.batches.company(head).rows >= u64::from(self.limit.cap(now));
+        let full = self.batches.company(head).rows >= u64::from(self.fleet.cap(now));
         if head.ticket.key.is_none() || head.avoid.is_some() || !full {
             return None;
         }
         match self.fleet.early(now) {
             Early::Now(instance) => {
-                let (place, rows) = (head.ticket.place(), self.limit.cap(now));
+                let (place, rows) = (head.ticket.place(), self.fleet.cap_of(now, instance));
                 Some(Choice { place, instance, rows, cause: Cause::Full, expected: None })
             }
             Early::At(at) => {

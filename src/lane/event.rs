@@ -224,8 +224,8 @@ pub enum Notice {
     Retried(Blame),
     /// A batch failed and is tried in parts; so many rows.
     Bisected(u32),
-    /// Batches of so many rows are refused though their parts are served.
-    LimitLearned(u32),
+    /// An instance refuses batches of so many rows though their parts are served.
+    LimitLearned(InstanceId, u32),
     /// Every call rides alone from now on.
     NotBatchable(Unshared),
 }

@@ -1,6 +1,8 @@
 //! The instances of a model: who is up, who has a free slot, who gets the next batch.
 
-use super::breaker::{Admission, Breaker, BreakerPlan, BreakerState};
+use super::breaker::{Admission, Breaker, BreakerState};
+use super::event::LanePlan;
+use super::limit::SizeLimit;
 use super::policy::Server;
 use super::{InstanceId, Instant, Span, Track};
 
@@ -37,6 +39,8 @@ pub struct InstanceView {
     pub in_flight: u32,
     /// Batches that it may run at once.
     pub batch_slots: u32,
+    /// The most rows that its next batch may have.
+    pub batch_cap: u32,
     /// Whether an operator has taken it out.
     pub drained: bool,
 }
@@ -45,6 +49,8 @@ pub struct InstanceView {
 struct Member {
     health: Health,
     breaker: Breaker,
+    /// How many rows it takes.
+    limit: SizeLimit,
     batch_slots: u32,
     stream_slots: u32,
     batches: u32,
@@ -88,17 +94,13 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn new(
-        count: u32,
-        breaker: BreakerPlan,
-        batch_slots: u32,
-        stream_slots: u32,
-    ) -> Self {
+    pub(super) fn new(plan: &LanePlan) -> Self {
         let member = || Member {
             health: Health::Unknown,
-            breaker: Breaker::new(breaker),
-            batch_slots: batch_slots.max(1),
-            stream_slots: stream_slots.max(1),
+            breaker: Breaker::new(plan.breaker),
+            limit: SizeLimit::new(plan.max_batch_rows),
+            batch_slots: plan.batch_slots.max(1),
+            stream_slots: plan.stream_slots.max(1),
             batches: 0,
             streams: 0,
             rows: 0,
@@ -109,16 +111,17 @@ impl Fleet {
             batch_sent: Instant::default(),
             full_time: None,
         };
-        Self { members: (0..count).map(|_| member()).collect(), sent: 0 }
+        Self { members: (0..plan.instances).map(|_| member()).collect(), sent: 0 }
     }
 
-    pub(super) fn views(&self) -> impl Iterator<Item = InstanceView> + '_ {
-        self.members.iter().zip(0..).map(|(member, index)| InstanceView {
+    pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = InstanceView> + '_ {
+        self.members.iter().zip(0..).map(move |(member, index)| InstanceView {
             id: InstanceId(index),
             health: member.health,
             breaker: member.breaker.state(),
             in_flight: member.batches + member.streams,
             batch_slots: member.batch_slots,
+            batch_cap: member.limit.cap(now),
             drained: member.drained,
         })
     }
@@ -154,8 +157,8 @@ impl Fleet {
         })
     }
 
-    /// The usable instances that no probe is needed for, each batch with at most `cap` rows.
-    pub(super) fn servers(&self, now: Instant, cap: u32, servers: &mut Vec<Server>) {
+    /// The usable instances that no probe is needed for.
+    pub(super) fn servers(&self, now: Instant, servers: &mut Vec<Server>) {
         servers.clear();
         servers.extend(self.members.iter().zip((0..).map(InstanceId)).filter_map(
             |(member, id)| match member.breaker.admission(now) {
@@ -163,7 +166,7 @@ impl Fleet {
                     id,
                     slots: member.batch_slots,
                     free: member.batch_slots.saturating_sub(member.batches),
-                    cap: cap.min(ramp).max(1),
+                    cap: member.limit.cap(now).min(ramp).max(1),
                     last_sent: member.last_sent,
                 }),
                 _ => None,
@@ -199,6 +202,32 @@ impl Fleet {
         }
     }
 
+    /// The most rows that any instance's next batch may have; at least 1.
+    pub(super) fn cap(&self, now: Instant) -> u32 {
+        self.members.iter().map(|member| member.limit.cap(now)).max().unwrap_or(1)
+    }
+
+    /// The most rows that the next batch of an instance may have.
+    pub(super) fn cap_of(&self, now: Instant, id: InstanceId) -> u32 {
+        self.members.get(id.0 as usize).map_or(1, |member| member.limit.cap(now))
+    }
+
+    /// The largest batch that has worked on any instance.
+    pub(super) fn worked(&self) -> u32 {
+        self.members.iter().map(|member| member.limit.worked()).max().unwrap_or(0)
+    }
+
+    pub(super) fn limit(&mut self, id: InstanceId) -> Option<&mut SizeLimit> {
+        self.member(id).map(|member| &mut member.limit)
+    }
+
+    /// Somebody has said how many rows a batch may have, or has taken that back.
+    pub(super) fn tell_limit(&mut self, told: Option<u32>) {
+        for member in &mut self.members {
+            member.limit.tell(told);
+        }
+    }
+
     /// A full batch took so long.
     pub(super) fn note_full(&mut self, id: InstanceId, took: Span) {
         if let Some(member) = self.member(id) {
@@ -211,7 +240,8 @@ impl Fleet {
     pub(super) fn early(&self, now: Instant) -> Early {
         let due = |member: &Member| {
             let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
-            let fits = member.batch_slots == 1 && member.batches == 1;
+            // While the limit is being learned, one batch at a time finds it out.
+            let fits = member.batch_slots == 1 && member.batches == 1 && member.limit.is_told();
             let full_time =
                 member.full_time.filter(|_| trusted && fits && member.is_usable(now))?;
             let lead = Span::from_nanos(full_time.as_nanos() / 8).min(LONGEST_LEAD);

@@ -1,4 +1,4 @@
-//! How many rows one batch may have, where somebody has said so and where nobody has.
+//! How many rows a batch of one instance may have, where somebody has said so and where nobody has.
 //!
 //! A limit that the configuration or the instance states is taken at its word. Otherwise it is
 //! learned: no batch is more than twice the largest that has worked, so that no unknown memory

@@ -8,7 +8,6 @@ use super::event::{
     Unshared,
 };
 use super::fleet::{Fleet, Health, Prospect};
-use super::limit::SizeLimit;
 use super::policy::{Policy, Server};
 use super::queue::Queue;
 use super::ticket::{Member, Payload, Place, Ticket, Track};
@@ -34,7 +33,6 @@ pub struct Lane<P> {
     pub(super) streams: Queue<P>,
     pub(super) trials: Trials<P>,
     pub(super) fleet: Fleet,
-    pub(super) limit: SizeLimit,
     pub(super) budget: Budget,
     pub(super) flights: BTreeMap<SlotId, Flight>,
     pub(super) effects: VecDeque<Effect<P>>,
@@ -98,8 +96,7 @@ impl<P: Payload> Lane<P> {
     /// A lane with nothing in it, whose instances are not known to be up yet.
     pub fn new(plan: LanePlan, policy: Box<dyn Policy>) -> Self {
         Self {
-            fleet: Fleet::new(plan.instances, plan.breaker, plan.batch_slots, plan.stream_slots),
-            limit: SizeLimit::new(plan.max_batch_rows),
+            fleet: Fleet::new(&plan),
             plan,
             policy,
             batches: Queue::new(),
@@ -125,7 +122,7 @@ impl<P: Payload> Lane<P> {
             Event::Leave(track, place) => self.leave(track, place),
             Event::Done(slot, outcome) => self.done(now, slot, outcome),
             Event::Instance(id, change) => self.change(now, id, change),
-            Event::LimitTold(rows) => self.limit.tell(self.plan.max_batch_rows.or(rows)),
+            Event::LimitTold(rows) => self.fleet.tell_limit(self.plan.max_batch_rows.or(rows)),
             Event::NotBatchable => self.stop_sharing(Unshared::Told),
             Event::Calculated(calculated) => self.policy.calculated(calculated),
             Event::Drain => self.draining = true,
@@ -170,9 +167,9 @@ impl<P: Payload> Lane<P> {
             waiting: self.waiting.by_priority.clone(),
             waiting_rows: self.waiting.rows,
             waiting_bytes: self.waiting.bytes,
-            batch_cap: if self.batchable { self.limit.cap(now) } else { 1 },
+            batch_cap: if self.batchable { self.fleet.cap(now) } else { 1 },
             batchable: self.batchable,
-            instances: self.fleet.views().collect(),
+            instances: self.fleet.views(now).collect(),
             cuts: self.cuts.clone(),
             learned: self.policy.learned(now),
         }
@@ -272,8 +269,7 @@ impl<P: Payload> Lane<P> {
     /// From now on every call rides alone, several at once.
     pub(super) fn stop_sharing(&mut self, why: Unshared) {
         if std::mem::replace(&mut self.batchable, false) {
-            let ids: Vec<_> = self.fleet.views().map(|view| view.id).collect();
-            for id in ids {
+            for id in (0..self.plan.instances).map(InstanceId) {
                 self.fleet.set_batch_slots(id, self.plan.alone_slots);
             }
             self.notice(Notice::NotBatchable(why));

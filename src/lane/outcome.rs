@@ -37,10 +37,12 @@ impl<P: Payload> Lane<P> {
         if !batched {
             self.stop_sharing(Unshared::Seen);
         } else if self.batchable && flight.track == Track::Batch {
-            if flight.rows >= self.limit.cap(now) {
+            if flight.rows >= self.fleet.cap_of(now, flight.instance) {
                 self.fleet.note_full(flight.instance, now.since(flight.sent));
             }
-            self.limit.served(flight.rows);
+            if let Some(limit) = self.fleet.limit(flight.instance) {
+                limit.served(flight.rows);
+            }
         }
         if let Some(case) = flight.case {
             let verdict = self.trials.served(case);
@@ -144,7 +146,7 @@ impl<P: Payload> Lane<P> {
         // A breaker's probe must come to a verdict: the probe is one call, so it seldom gets here.
         self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
         self.notice(Notice::Bisected(flight.rows));
-        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.rows));
+        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.instance, flight.rows));
         if told == Told::Failure {
             let verdict = self.trials.accuse(case, flight.instance);
             self.judge(now, verdict);
@@ -163,7 +165,7 @@ impl<P: Payload> Lane<P> {
         let rows = first.ticket.rows;
         let alone = first.ticket.key.is_none() || !self.batchable;
         // One call may be larger than anything that has worked: then its parts are tried.
-        let too_large = rows > 1 && rows > self.limit.worked() && !alone;
+        let too_large = rows > 1 && rows > self.fleet.worked() && !alone;
         let single = members.len() == 1;
         if single && !too_large || !self.budget.take() {
             return Some((members, None, false));
@@ -212,11 +214,12 @@ impl<P: Payload> Lane<P> {
         for instance in verdict.convicted {
             self.tell_breaker(now, instance, false, Told::Failure);
         }
-        if let Some(rows) = verdict.too_many_rows
-            && rows > self.limit.worked()
+        if let Some((instance, rows)) = verdict.too_many_rows
+            && let Some(limit) = self.fleet.limit(instance)
+            && rows > limit.worked()
         {
-            self.limit.refused(now, rows);
-            self.notice(Notice::LimitLearned(rows));
+            limit.refused(now, rows);
+            self.notice(Notice::LimitLearned(instance, rows));
         }
     }
 

@@ -33,8 +33,8 @@ pub(super) struct Trials<P> {
 
 #[derive(Debug)]
 struct Case {
-    /// The rows of the batch that failed first.
-    rows: u32,
+    /// The instance and the rows of the batch that failed first.
+    first: (InstanceId, u32),
     /// Parts that have not reported.
     open: u32,
     any_served: bool,
@@ -48,8 +48,8 @@ struct Case {
 pub(super) struct Verdict {
     /// Instances that failed and are to blame for it.
     pub(super) convicted: Vec<InstanceId>,
-    /// The rows that were too many: the batch failed, and every part of it was served.
-    pub(super) too_many_rows: Option<u32>,
+    /// The rows that were too many for an instance: the batch failed, and every part was served.
+    pub(super) too_many_rows: Option<(InstanceId, u32)>,
 }
 
 impl<P> Trials<P> {
@@ -69,12 +69,13 @@ impl<P> Trials<P> {
         self.waiting.push_front(trial);
     }
 
-    /// Opens the case of a batch of `rows` that failed.
-    pub(super) fn open(&mut self, rows: u32) -> CaseId {
+    /// Opens the case of a batch of `rows` that `instance` failed.
+    pub(super) fn open(&mut self, instance: InstanceId, rows: u32) -> CaseId {
         let id = CaseId(self.next);
         self.next += 1;
+        let first = (instance, rows);
         let case =
-            Case { rows, open: 1, any_served: false, any_culprit: false, accused: Vec::new() };
+            Case { first, open: 1, any_served: false, any_culprit: false, accused: Vec::new() };
         self.cases.insert(id, case);
         id
     }
@@ -139,7 +140,7 @@ impl<P> Trials<P> {
         let too_many = case.any_served && !case.any_culprit;
         Verdict {
             convicted: if case.any_served { Vec::new() } else { case.accused },
-            too_many_rows: too_many.then_some(case.rows),
+            too_many_rows: too_many.then_some(case.first),
         }
     }
 
