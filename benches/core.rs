@@ -44,6 +44,7 @@ impl Filled {
             max_queue_rows: u64::MAX,
             max_queue_bytes: u64::MAX,
             batch_slots: 1,
+            learn_slots: false,
             alone_slots: 1,
             early_slot: true,
             stream_slots: 1,

@@ -239,6 +239,7 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
         max_queue_rows: u64::from(plan.max_queue_size),
         max_queue_bytes: plan.max_queue_bytes,
         batch_slots: plan.max_concurrency.unwrap_or(1),
+        learn_slots: plan.max_concurrency.is_none() && !embedded,
         alone_slots: plan.max_concurrency.unwrap_or(if embedded { 1 } else { ALONE_SLOTS }),
         early_slot: plan.max_concurrency.is_none() && !embedded,
         stream_slots: plan.max_concurrency.unwrap_or(STREAM_SLOTS),

@@ -2,10 +2,10 @@
 
 use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
 use super::fleet::Early;
-use super::machine::{Flight, Lane};
+use super::machine::{Flight, Lane, Overlap};
 use super::policy::{Decision, Departure, Server, View, least_loaded};
 use super::queue::Taken;
-use super::ticket::{Member, Payload, Place, Track};
+use super::ticket::{Member, Payload, Place, ShapeKey, Track};
 use super::trial::CaseId;
 use super::{InstanceId, Instant, Span};
 
@@ -120,7 +120,7 @@ impl<P: Payload> Lane<P> {
         let chosen = if self.servers.iter().any(|server| server.free > 0) {
             self.choose(now)
         } else {
-            self.choose_early(now)
+            self.choose_early(now).or_else(|| self.choose_look(now))
         };
         let Some(Choice { place, instance, rows, cause, expected }) = chosen else { return false };
         let members = self.take_batch(place, rows, instance, expected);
@@ -168,6 +168,47 @@ impl<P: Payload> Lane<P> {
             }
             Early::Never => None,
         }
+    }
+
+    /// Where no slot is free: an instance of which one more batch would show whether it works on
+    /// several at once. What the running one still needs must be long enough to tell.
+    fn choose_look(&mut self, now: Instant) -> Option<Choice> {
+        if !self.batchable {
+            return None;
+        }
+        let head = self.batches.first(|_| true)?;
+        let waiting = self.batches.company(head).rows;
+        let backlog = waiting >= u64::from(self.fleet.cap(now));
+        let instance = self.fleet.wants_look(now, backlog)?;
+        let ticket = &head.ticket;
+        if ticket.key.is_none() || head.avoid.is_some() {
+            return None;
+        }
+        let cap = self.fleet.cap_of(now, instance);
+        let rows = u32::try_from(waiting).unwrap_or(u32::MAX).min(cap);
+        let overlap = self.overlap(now, instance, ticket.key.as_ref(), rows, true)?;
+        let place = ticket.place();
+        let width = self.fleet.width(instance)?;
+        // Of several on their way the first is soon back.
+        if overlap.remaining.times(2 * u64::from(width.slots())) < overlap.expected {
+            return None;
+        }
+        width.look();
+        Some(Choice { place, instance, rows: cap, cause: Cause::Explore, expected: None })
+    }
+
+    /// What a batch that shares its instance with others is measured by.
+    fn overlap(
+        &self,
+        now: Instant,
+        instance: InstanceId,
+        key: Option<&ShapeKey>,
+        rows: u32,
+        extra: bool,
+    ) -> Option<Overlap> {
+        let expected = self.policy.expected(key, instance, rows)?;
+        let remaining = self.policy.first_back(now, instance)?.since(now);
+        Some(Overlap { expected, remaining, extra })
     }
 
     /// Asks the policy about the most urgent call; where it holds, about the most urgent call of
@@ -271,23 +312,42 @@ impl<P: Payload> Lane<P> {
     ) {
         let Some(first) = members.first() else { return };
         let track = first.ticket.track;
-        let rows = members.iter().map(|member| member.ticket.rows).sum();
+        let rows: u32 = members.iter().map(|member| member.ticket.rows).sum();
         let key = first.ticket.key.clone();
         let slot = SlotId(self.next_slot);
         self.next_slot += 1;
-        let alone = !self.flights.values().any(|flight| flight.instance == instance);
+        let batches = self.fleet.batches(instance);
+        let (slots, proven) =
+            self.fleet.width(instance).map_or((1, 1), |width| (width.slots(), width.proven()));
+        let overlap = match track {
+            Track::Batch if batches >= proven => {
+                self.overlap(now, instance, key.as_ref(), rows, batches >= slots)
+            }
+            _ => None,
+        };
         let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
         let probe = self.fleet.sent(now, instance, track, rows);
         self.notice_breaker(instance, before);
         if track == Track::Batch {
             *self.cuts.entry(cause).or_default() += 1;
             let key = key.as_ref();
-            self.policy.sent(now, &Departure { slot, instance, key, rows, alone });
+            let telling = batches < proven;
+            self.policy.sent(now, &Departure { slot, instance, key, rows, telling });
         }
         let places = members.iter().map(|member| member.ticket.place()).collect();
         self.flights.insert(
             slot,
-            Flight { instance, track, rows, sent: now, probe, case, members: places, left: 0 },
+            Flight {
+                instance,
+                track,
+                rows,
+                sent: now,
+                probe,
+                case,
+                overlap,
+                members: places,
+                left: 0,
+            },
         );
         self.effects.push_back(Effect::Dispatch(slot, instance, Batch { members, rows, cause }));
     }

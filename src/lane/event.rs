@@ -27,6 +27,8 @@ pub struct LanePlan {
     pub max_queue_bytes: u64,
     /// Batches that an instance may run at once, unless changed for one of them.
     pub batch_slots: u32,
+    /// Whether more than `batch_slots` at once may be tried, to learn how many an instance takes.
+    pub learn_slots: bool,
     /// Batches that an instance may run at once when nothing is shared, so that there is nothing
     /// to gain by waiting for an answer.
     pub alone_slots: u32,

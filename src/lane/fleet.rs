@@ -4,6 +4,7 @@ use super::breaker::{Admission, Breaker, BreakerState};
 use super::event::LanePlan;
 use super::limit::SizeLimit;
 use super::policy::Server;
+use super::width::Width;
 use super::{InstanceId, Instant, Span, Track};
 
 /// How long an instance that is too busy is left alone the first time.
@@ -51,7 +52,8 @@ struct Member {
     breaker: Breaker,
     /// How many rows it takes.
     limit: SizeLimit,
-    batch_slots: u32,
+    /// How many batches it takes at once.
+    width: Width,
     stream_slots: u32,
     batches: u32,
     streams: u32,
@@ -99,7 +101,7 @@ impl Fleet {
             health: Health::Unknown,
             breaker: Breaker::new(plan.breaker),
             limit: SizeLimit::new(plan.max_batch_rows),
-            batch_slots: plan.batch_slots.max(1),
+            width: Width::new(plan.batch_slots, plan.learn_slots),
             stream_slots: plan.stream_slots.max(1),
             batches: 0,
             streams: 0,
@@ -120,7 +122,7 @@ impl Fleet {
             health: member.health,
             breaker: member.breaker.state(),
             in_flight: member.batches + member.streams,
-            batch_slots: member.batch_slots,
+            batch_slots: member.width.slots(),
             batch_cap: member.limit.cap(now),
             drained: member.drained,
         })
@@ -164,8 +166,8 @@ impl Fleet {
             |(member, id)| match member.breaker.admission(now) {
                 Admission::Batches(ramp) if member.is_usable(now) => Some(Server {
                     id,
-                    slots: member.batch_slots,
-                    free: member.batch_slots.saturating_sub(member.batches),
+                    slots: member.width.slots(),
+                    free: member.width.slots().saturating_sub(member.batches),
                     cap: member.limit.cap(now).min(ramp).max(1),
                     last_sent: member.last_sent,
                 }),
@@ -190,6 +192,9 @@ impl Fleet {
         member.rows += u64::from(rows);
         member.last_sent = sent;
         member.batch_sent = now;
+        if track == Track::Batch {
+            member.width.sent();
+        }
         member.breaker.sent(now)
     }
 
@@ -228,6 +233,27 @@ impl Fleet {
         }
     }
 
+    /// An instance whose slots are all in use, of which one more batch would show whether it could
+    /// have more of them.
+    pub(super) fn wants_look(&self, now: Instant, backlog: bool) -> Option<InstanceId> {
+        let mut members = self.members.iter().zip((0..).map(InstanceId));
+        members.find_map(|(member, id)| {
+            let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
+            let full = member.batches == member.width.slots();
+            (member.width.wants_look(backlog) && trusted && full && member.is_usable(now))
+                .then_some(id)
+        })
+    }
+
+    pub(super) fn width(&mut self, id: InstanceId) -> Option<&mut Width> {
+        self.member(id).map(|member| &mut member.width)
+    }
+
+    /// Batches on their way to an instance.
+    pub(super) fn batches(&self, id: InstanceId) -> u32 {
+        self.members.get(id.0 as usize).map_or(0, |member| member.batches)
+    }
+
     /// A full batch took so long.
     pub(super) fn note_full(&mut self, id: InstanceId, took: Span) {
         if let Some(member) = self.member(id) {
@@ -241,7 +267,7 @@ impl Fleet {
         let due = |member: &Member| {
             let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
             // While the limit is being learned, one batch at a time finds it out.
-            let fits = member.batch_slots == 1 && member.batches == 1 && member.limit.is_told();
+            let fits = member.width.slots() == 1 && member.batches == 1 && member.limit.is_told();
             let full_time =
                 member.full_time.filter(|_| trusted && fits && member.is_usable(now))?;
             let lead = Span::from_nanos(full_time.as_nanos() / 8).min(LONGEST_LEAD);
@@ -291,7 +317,7 @@ impl Fleet {
 
     pub(super) fn set_batch_slots(&mut self, id: InstanceId, slots: u32) {
         if let Some(member) = self.member(id) {
-            member.batch_slots = slots.max(1);
+            member.width.tell(slots);
         }
     }
 
@@ -348,7 +374,7 @@ impl Member {
 
     fn has_slot(&self, track: Track) -> bool {
         match track {
-            Track::Batch => self.batches < self.batch_slots,
+            Track::Batch => self.batches < self.width.slots(),
             Track::Stream => self.streams < self.stream_slots,
         }
     }

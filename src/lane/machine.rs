@@ -12,7 +12,7 @@ use super::policy::{Policy, Server};
 use super::queue::Queue;
 use super::ticket::{Member, Payload, Place, Ticket, Track};
 use super::trial::{CaseId, Trials};
-use super::{InstanceId, Instant};
+use super::{InstanceId, Instant, Span};
 
 /// The policy of one model. See the [module](super) for how it is driven.
 ///
@@ -55,9 +55,22 @@ pub(super) struct Flight {
     pub(super) sent: Instant,
     pub(super) probe: bool,
     pub(super) case: Option<CaseId>,
+    /// Set for a batch that took a slot which is not proven, or one too many.
+    pub(super) overlap: Option<Overlap>,
     /// Its calls, or the calls whose parts it has.
     pub(super) members: Vec<Place>,
     pub(super) left: usize,
+}
+
+/// What to measure a batch by that is not alone on its instance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overlap {
+    /// What it would take by itself.
+    pub(super) expected: Span,
+    /// What the first of the others still needed when it was sent.
+    pub(super) remaining: Span,
+    /// Whether it was one more than there are slots.
+    pub(super) extra: bool,
 }
 
 /// What waits in all queues together.

@@ -25,6 +25,7 @@ mod queue;
 mod ticket;
 mod time;
 mod trial;
+mod width;
 
 pub use breaker::{Admission, BreakerPlan, BreakerState};
 pub use event::{

@@ -2,7 +2,7 @@
 
 use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
-use super::machine::{Flight, Lane};
+use super::machine::{Flight, Lane, Overlap};
 use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
 use super::{InstanceId, Instant};
@@ -43,11 +43,25 @@ impl<P: Payload> Lane<P> {
             if let Some(limit) = self.fleet.limit(flight.instance) {
                 limit.served(flight.rows);
             }
+            self.learn_width(now, flight);
         }
         if let Some(case) = flight.case {
             let verdict = self.trials.served(case);
             self.judge(now, verdict);
         }
+    }
+
+    /// How late a batch was for sharing its instance tells how many the instance works on at once.
+    fn learn_width(&mut self, now: Instant, flight: &Flight) {
+        let Some(Overlap { expected, remaining, extra }) = flight.overlap else { return };
+        let Some(width) = self.fleet.width(flight.instance) else { return };
+        // A batch that had to wait for next to nothing says nothing.
+        if remaining.times(4 * u64::from(width.slots())) < expected {
+            return;
+        }
+        let took = now.since(flight.sent).as_nanos() as f64;
+        let late = (took - expected.as_nanos() as f64) / remaining.as_nanos() as f64;
+        if extra { width.looked(late) } else { width.tried(late) }
     }
 
     fn failed(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {

@@ -27,6 +27,7 @@ fn a_million_calls_are_each_answered_exactly_once() {
         alone: 0.02,
         deadline: Span::from_millis(300),
         objective: (seed % 3 == 0).then_some(Span::from_millis(60)),
+        learn_slots: seed % 4 == 1,
         outages: 3,
         ..Habits::default()
     });
@@ -130,4 +131,22 @@ fn a_fixed_delay_gathers_company() {
     let (without, with) = (lone(None), lone(Some(Span::from_millis(20))));
     assert_eq!((without.answered, with.answered), (10_000, 10_000));
     assert!(with.batches * 2 < without.batches, "{} against {}", with.batches, without.batches);
+}
+
+#[test]
+fn instances_that_work_on_all_at_once_get_more_slots() {
+    let crowd = |learn_slots| Habits {
+        instances: 1,
+        shapes: 1,
+        max_rows: 1,
+        // Three times what one batch of 32 after the other can bear.
+        mean_gap: Span::from_nanos(270_000),
+        queue_rows: 512,
+        learn_slots,
+        ..Habits::default()
+    };
+    let [one] = &worlds(0..1, |_| crowd(false))[..] else { unreachable!("one seed, one world") };
+    let [many] = &worlds(0..1, |_| crowd(true))[..] else { unreachable!("one seed, one world") };
+    assert!(one.refused > 5_000, "{one:?}");
+    assert!(many.refused * 3 < one.refused, "{many:?}");
 }

@@ -232,6 +232,21 @@ impl Policy for Adaptive {
         known.map_or(Span::ZERO, |family| span(family.curve.time(1) * family.curve.least_factor()))
     }
 
+    fn expected(&self, key: Option<&ShapeKey>, instance: InstanceId, rows: u32) -> Option<Span> {
+        let curve = &self.families.get(&key.cloned())?.curve;
+        let time = curve.time(rows) * curve.factor(instance);
+        (curve.answers() >= ENOUGH).then(|| span(time))
+    }
+
+    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<Instant> {
+        let mine = self.flights.iter().filter(|flight| flight.instance == instance);
+        let remaining = mine.filter_map(|flight| {
+            let curve = &self.families.get(&flight.key)?.curve;
+            curve.remaining(instance, flight.rows, millis(now.since(flight.sent)))
+        });
+        remaining.reduce(f64::min).map(|remaining| now + span(remaining))
+    }
+
     fn sent(&mut self, now: Instant, departure: &Departure<'_>) {
         self.batches += 1;
         self.flights.push(Flight {
@@ -240,7 +255,7 @@ impl Policy for Adaptive {
             key: departure.key.cloned(),
             rows: departure.rows,
             sent: now,
-            telling: departure.alone,
+            telling: departure.telling,
         });
     }
 

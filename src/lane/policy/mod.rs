@@ -91,6 +91,18 @@ pub trait Policy: std::fmt::Debug + Send {
         Span::ZERO
     }
 
+    /// How long a batch is expected to take; `None` while that is not known.
+    fn expected(&self, key: Option<&ShapeKey>, instance: InstanceId, rows: u32) -> Option<Span> {
+        let _ = (key, instance, rows);
+        None
+    }
+
+    /// When an instance is expected to be done with the first of its batches.
+    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<Instant> {
+        let _ = (now, instance);
+        None
+    }
+
     /// A batch went out.
     fn sent(&mut self, now: Instant, departure: &Departure<'_>) {
         let _ = (now, departure);
@@ -157,8 +169,8 @@ pub struct Departure<'a> {
     pub key: Option<&'a ShapeKey>,
     /// Its rows.
     pub rows: u32,
-    /// Whether the instance works on nothing else.
-    pub alone: bool,
+    /// Whether it has a slot of its own, so that its time tells what such a batch takes.
+    pub telling: bool,
 }
 
 /// The free server that has least to do, and of those the one unused for longest.

@@ -37,6 +37,7 @@ pub fn plan(instances: usize, max_batch_rows: Option<usize>) -> LanePlan {
         max_queue_rows: u64::MAX,
         max_queue_bytes: u64::MAX,
         batch_slots: 1,
+        learn_slots: false,
         alone_slots: 1,
         early_slot: false,
         stream_slots: 1,
