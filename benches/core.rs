@@ -40,6 +40,8 @@ impl Filled {
         let plan = LanePlan {
             instances: 1,
             max_batch_rows: Some(BATCH),
+            max_batch_bytes: None,
+            max_batch_tokens: None,
             objective: None,
             max_queue_rows: u64::MAX,
             max_queue_bytes: u64::MAX,
@@ -76,6 +78,7 @@ impl Filled {
             rows: 1,
             first_row: 0,
             bytes: 1000,
+            longest_tokens: 0,
             priority: 1 + (self.next % 3) as u8,
             arrived: self.now,
             deadline: self.now + Span::from_secs(1000),

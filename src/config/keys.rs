@@ -234,6 +234,16 @@ static MODEL: Table = Table {
             Kind::Integer(0, 1_000_000),
             "Rows in one batch; without it asked of the instance, else learned. 1: every call alone; 0: the model has no batch axis, as in Triton.",
         ),
+        Key::absent(
+            "max_batch_bytes",
+            Kind::Size(1, 1 << 40),
+            "Bytes in one batch; a call with more is split, or sent alone.",
+        ),
+        Key::absent(
+            "max_batch_tokens",
+            Kind::Integer(1, COUNT_MAX),
+            "Tokens in one batch of texts, all counted as long as the longest.",
+        ),
         Key::new(
             "max_queue_delay",
             Kind::DurationOrAuto(Duration::ZERO, DURATION_MAX),

@@ -143,6 +143,10 @@ pub struct ModelPlan {
     pub batching: bool,
     /// Rows in one batch; `None`: asked of the instance, else learned. Never 0.
     pub max_batch_size: Option<u32>,
+    /// Bytes in one batch; `None`: as many as its rows have.
+    pub max_batch_bytes: Option<u64>,
+    /// Tokens in one batch of texts, padded to the longest; `None`: as many as its rows have.
+    pub max_batch_tokens: Option<u32>,
     /// How long a call may wait for company; `None`: decided from the load.
     pub max_queue_delay: Option<Duration>,
     /// Latency to keep at the 99th percentile.

@@ -148,6 +148,8 @@ fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Read
         name,
         batching: batch_size != Some(0),
         max_batch_size: batch_size.map(|rows| rows.max(1)),
+        max_batch_bytes: written.max_batch_bytes.value().copied(),
+        max_batch_tokens: written.max_batch_tokens.value().copied(),
         max_queue_delay: auto_is_none(&written.max_queue_delay),
         slo: written.slo.value().copied(),
         max_queue_size: written.max_queue_size.or(ModelPlan::MAX_QUEUE_SIZE),

@@ -134,7 +134,7 @@ impl Model {
         }
         let latest = accepted + self.plan.timeout;
         let deadline = terms.deadline.map_or(latest, |own| own.min(latest));
-        let Outline { track, key, rows, bytes } = outline(&work);
+        let Outline { track, key, rows, bytes, longest_tokens } = outline(&work);
         let ticket = Ticket {
             id: CallId(self.next_id.fetch_add(1, Ordering::Relaxed)),
             track,
@@ -142,6 +142,7 @@ impl Model {
             rows,
             first_row: 0,
             bytes,
+            longest_tokens,
             priority,
             arrived: self.clock.to_lane(accepted),
             deadline: self.clock.to_lane(deadline),

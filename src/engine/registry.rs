@@ -233,6 +233,8 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
     LanePlan {
         instances: u32::try_from(plan.instances.len()).unwrap_or(u32::MAX),
         max_batch_rows: plan.max_batch_size,
+        max_batch_bytes: plan.max_batch_bytes,
+        max_batch_tokens: plan.max_batch_tokens.map(u64::from),
         objective: plan
             .slo
             .map(|slo| Objective { within: slo.into(), priority: plan.default_priority }),

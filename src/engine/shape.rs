@@ -1,6 +1,6 @@
 //! What the lane may know of a call: its track, its rows, its size, whom it may share a batch with.
 
-use crate::call::{InferRequest, ItemsRequest, Parameter, Parameters, Work};
+use crate::call::{InferRequest, ItemsRequest, ItemsRoute, Parameter, Parameters, Work};
 use crate::lane::{ShapeKey, Track};
 
 /// What the lane may know of a call's work.
@@ -9,6 +9,8 @@ pub(super) struct Outline {
     pub(super) key: Option<ShapeKey>,
     pub(super) rows: u32,
     pub(super) bytes: u64,
+    /// About how many tokens its longest text has; 0 when it has no texts.
+    pub(super) longest_tokens: u32,
 }
 
 pub(super) fn outline(work: &Work) -> Outline {
@@ -16,7 +18,8 @@ pub(super) fn outline(work: &Work) -> Outline {
         Work::Infer(request) => infer(request),
         Work::Items(request) => items(request),
         Work::Relay(request) => {
-            Outline { track: Track::Stream, key: None, rows: 1, bytes: request.body.len() as u64 }
+            let bytes = request.body.len() as u64;
+            Outline { track: Track::Stream, key: None, rows: 1, bytes, longest_tokens: 0 }
         }
     }
 }
@@ -32,22 +35,44 @@ fn infer(request: &InferRequest) -> Outline {
         key: rows.map(|_| infer_key(request)),
         rows: rows.unwrap_or(1),
         bytes,
+        longest_tokens: 0,
     }
 }
 
 fn items(request: &ItemsRequest) -> Outline {
     let rows = u32::try_from(request.items.len()).ok().filter(|&rows| rows > 0);
     let mut canonical = Canonical::new(match request.route {
-        crate::call::ItemsRoute::Predict => 1,
-        crate::call::ItemsRoute::Embeddings => 2,
+        ItemsRoute::Predict => 1,
+        ItemsRoute::Embeddings => 2,
     });
     canonical.bytes(&request.options);
+    let longest_tokens = match request.route {
+        ItemsRoute::Predict => 0,
+        ItemsRoute::Embeddings => request.items.iter().map(|item| tokens(item)).max().unwrap_or(0),
+    };
+    canonical.0.push(length_class(longest_tokens));
     Outline {
         track: Track::Batch,
         key: rows.map(|_| canonical.finish()),
         rows: rows.unwrap_or(1),
         bytes: request.items.iter().map(|item| item.len() as u64).sum(),
+        longest_tokens,
     }
+}
+
+/// About how many tokens a raw JSON item has: four bytes of text make one, of a list each element.
+fn tokens(item: &[u8]) -> u32 {
+    let tokens = match item.first() {
+        Some(b'[') => 1 + item.iter().filter(|&&byte| byte == b',').count(),
+        _ => item.len().saturating_sub(2).div_ceil(4).max(1),
+    };
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}
+
+/// Texts share batches with those that are at most about four times as long: an engine that pads all
+/// to the longest would else do for 31 short ones what one long one needs.
+fn length_class(tokens: u32) -> u8 {
+    [64, 256, 1024, 4096, 16_384].iter().filter(|&&most| tokens > most).count() as u8
 }
 
 fn infer_key(request: &InferRequest) -> ShapeKey {
@@ -143,6 +168,25 @@ mod tests {
 
     fn key(request: InferRequest) -> Option<ShapeKey> {
         outline(&Work::Infer(request)).key
+    }
+
+    fn embeddings(texts: &[String]) -> Outline {
+        outline(&Work::Items(ItemsRequest {
+            route: ItemsRoute::Embeddings,
+            items: texts.iter().map(|text| format!("\"{text}\"").into()).collect(),
+            options: bytes::Bytes::new(),
+            body: None,
+        }))
+    }
+
+    #[test]
+    fn a_long_text_shares_no_batch_with_short_ones() {
+        let [short, alike, long] = [3, 40, 4000].map(|length| embeddings(&["x".repeat(length)]));
+        assert_eq!(short.key, alike.key);
+        assert_ne!(short.key, long.key);
+        assert_eq!(long.longest_tokens, 1000);
+        assert_eq!(embeddings(&["x".into(), "y".repeat(4000)]).key, long.key);
+        assert_eq!(tokens(b"[1,2,3]"), 3);
     }
 
     #[test]

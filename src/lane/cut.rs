@@ -4,7 +4,7 @@ use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
 use super::fleet::Early;
 use super::machine::{Flight, Lane, Overlap};
 use super::policy::{Decision, Departure, Server, View, least_loaded};
-use super::queue::Taken;
+use super::queue::{Budget, Taken};
 use super::ticket::{Member, Payload, Place, ShapeKey, Track};
 use super::trial::CaseId;
 use super::{InstanceId, Instant, Span};
@@ -123,9 +123,10 @@ impl<P: Payload> Lane<P> {
             self.choose_early(now).or_else(|| self.choose_look(now))
         };
         let Some(Choice { place, instance, rows, cause, expected }) = chosen else { return false };
-        let members = self.take_batch(place, rows, instance, expected);
+        let (members, short) = self.take_batch(place, rows, instance, expected);
         let members = self.still_due(now, members);
         if !members.is_empty() {
+            let cause = if short { Cause::Budget } else { cause };
             self.dispatch(now, instance, members, cause, None);
         }
         true
@@ -137,7 +138,7 @@ impl<P: Payload> Lane<P> {
         let eligible = |member: &Member<P>| !(other && member.avoid == Some(instance));
         let place = self.batches.first(eligible).map(|head| head.ticket.place());
         let Some(place) = place else { return false };
-        let members = self.take_batch(place, 1, instance, None);
+        let (members, _) = self.take_batch(place, 1, instance, None);
         let members = self.still_due(now, members);
         if !members.is_empty() {
             self.dispatch(now, instance, members, Cause::Probe, None);
@@ -288,10 +289,15 @@ impl<P: Payload> Lane<P> {
         rows: u32,
         instance: InstanceId,
         expected: Option<Instant>,
-    ) -> Vec<Member<P>> {
+    ) -> (Vec<Member<P>>, bool) {
         let before = self.batches.len();
-        let Taken { members, late } =
-            self.batches.take(place, rows, self.batchable, instance, expected);
+        let budget = Budget {
+            rows,
+            bytes: self.plan.max_batch_bytes.unwrap_or(u64::MAX),
+            tokens: self.plan.max_batch_tokens.unwrap_or(u64::MAX),
+        };
+        let Taken { members, late, short } =
+            self.batches.take(place, budget, self.batchable, instance, expected);
         let whole = before - self.batches.len() == members.len() + late.len();
         for member in members.iter().chain(&late) {
             self.waiting.remove(&member.ticket, whole);
@@ -299,7 +305,7 @@ impl<P: Payload> Lane<P> {
         for member in late {
             self.refuse(member, RefuseReason::Deadline);
         }
-        members
+        (members, short)
     }
 
     fn dispatch(

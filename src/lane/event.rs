@@ -19,6 +19,10 @@ pub struct LanePlan {
     pub instances: u32,
     /// Rows in one batch, where the user or the instance has said so.
     pub max_batch_rows: Option<u32>,
+    /// Bytes in one batch; a call with more rides alone.
+    pub max_batch_bytes: Option<u64>,
+    /// Tokens in one batch of texts, all padded to the longest of them.
+    pub max_batch_tokens: Option<u64>,
     /// Within which time calls are to be answered; those that cannot make it are refused.
     pub objective: Option<Objective>,
     /// Rows that may wait.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{InstanceId, Instant, Member, Payload, Place, ShapeKey};
+use super::{InstanceId, Instant, Member, Payload, Place, ShapeKey, Ticket};
 
 /// The calls that wait on one track.
 #[derive(Debug)]
@@ -28,6 +28,51 @@ pub(super) struct Taken<P> {
     pub(super) members: Vec<Member<P>>,
     /// Calls that would be answered too late in it.
     pub(super) late: Vec<Member<P>>,
+    /// Whether more would have joined, had there been bytes or tokens left.
+    pub(super) short: bool,
+}
+
+/// How much a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) rows: u32,
+    pub(super) bytes: u64,
+    pub(super) tokens: u64,
+}
+
+/// What a batch holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    rows: u64,
+    bytes: u64,
+    longest_tokens: u64,
+}
+
+impl Load {
+    fn with(self, ticket: &Ticket) -> Self {
+        Self {
+            rows: self.rows + u64::from(ticket.rows),
+            bytes: self.bytes + ticket.bytes,
+            longest_tokens: self.longest_tokens.max(u64::from(ticket.longest_tokens)),
+        }
+    }
+}
+
+impl Budget {
+    fn bears(&self, load: &Load) -> bool {
+        load.rows <= u64::from(self.rows)
+            && load.bytes <= self.bytes
+            && load.rows * load.longest_tokens <= self.tokens
+    }
+
+    /// How many rows of a call fit by themselves; at least 1.
+    fn rows_of(&self, ticket: &Ticket) -> u32 {
+        let fit = |budget: u64, each: u64| budget.checked_div(each).unwrap_or(u64::MAX);
+        let by_bytes = fit(self.bytes, ticket.bytes.div_ceil(u64::from(ticket.rows.max(1))));
+        let by_tokens = fit(self.tokens, u64::from(ticket.longest_tokens));
+        let most = by_bytes.min(by_tokens).clamp(1, u64::from(self.rows.max(1)));
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
 }
 
 /// What can be said of the calls that could share the batch of one call.
@@ -102,14 +147,15 @@ impl<P: Payload> Queue<P> {
     }
 
     /// Takes the call at `place` and, when it shares, the most urgent of its company that
-    /// `instance` may serve, up to `cap` rows in all.
+    /// `instance` may serve, as long as they keep within `budget`.
     ///
-    /// A first call with more rows than `cap` is cut: the rest of it stays. Calls that would miss
-    /// their objective, were the answer there when `expected`, are taken out, too, but apart.
+    /// A first call that is beyond it by itself is cut, if it has several rows: the rest of it stays.
+    /// Calls that would miss their objective, were the answer there when `expected`, are taken out,
+    /// too, but apart.
     pub(super) fn take(
         &mut self,
         place: Place,
-        cap: u32,
+        budget: Budget,
         shared: bool,
         instance: InstanceId,
         expected: Option<Instant>,
@@ -117,16 +163,18 @@ impl<P: Payload> Queue<P> {
         let alone = |member: Option<Member<P>>| Taken {
             members: member.into_iter().collect(),
             late: Vec::new(),
+            short: false,
         };
         let Some(first) = self.waiting.get(&place) else { return alone(None) };
         let key = first.ticket.key.clone().filter(|_| shared);
         let Some(key) = key else { return alone(self.remove(place)) };
-        if first.ticket.rows > cap {
-            return alone(self.cut(place, cap));
+        let most = budget.rows_of(&first.ticket);
+        if first.ticket.rows > most {
+            return Taken { short: most < budget.rows, ..alone(self.cut(place, most)) };
         }
         let Some(group) = self.groups.get(&key) else { return alone(None) };
-        let mut rows = 0_u32;
-        let (mut chosen, mut late) = (Vec::new(), Vec::new());
+        let mut load = Load::default();
+        let (mut chosen, mut late, mut short) = (Vec::new(), Vec::new(), false);
         for &place in group.places.range(place..) {
             let Some(member) = self.waiting.get(&place) else { continue };
             if let (Some(due), Some(expected)) = (member.ticket.objective, expected)
@@ -138,19 +186,21 @@ impl<P: Payload> Queue<P> {
             if member.avoid == Some(instance) && !chosen.is_empty() {
                 continue;
             }
-            if rows.saturating_add(member.ticket.rows) > cap {
+            let with = load.with(&member.ticket);
+            if !budget.bears(&with) && !chosen.is_empty() {
+                short = with.rows <= u64::from(budget.rows);
                 break;
             }
-            rows += member.ticket.rows;
+            load = with;
             chosen.push(place);
-            if rows == cap {
+            if load.rows == u64::from(budget.rows) {
                 break;
             }
         }
         let mut take = |places: Vec<Place>| {
             places.into_iter().filter_map(|place| self.remove(place)).collect()
         };
-        Taken { members: take(chosen), late: take(late) }
+        Taken { members: take(chosen), late: take(late), short }
     }
 
     /// Cuts the first `rows` rows off the call at `place`.

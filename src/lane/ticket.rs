@@ -62,6 +62,8 @@ pub struct Ticket {
     pub first_row: u32,
     /// The memory that it holds while it waits.
     pub bytes: u64,
+    /// Tokens of its longest text; 0 when it has none.
+    pub longest_tokens: u32,
     /// 1 is the most urgent.
     pub priority: u8,
     /// When it was accepted.

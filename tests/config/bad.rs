@@ -66,6 +66,7 @@ proptest! {
     fn no_value_of_a_key_makes_the_parser_panic_or_pass_unsaid(
         key in prop::sample::select(vec![
             "name", "protocol", "instances", "upstream_name", "max_batch_size", "max_queue_delay",
+            "max_batch_bytes", "max_batch_tokens",
             "slo", "max_queue_size", "max_queue_bytes", "priority_levels", "default_priority",
             "timeout", "max_concurrency", "health", "breaker", "retry",
         ]),

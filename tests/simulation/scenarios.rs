@@ -28,6 +28,7 @@ fn a_million_calls_are_each_answered_exactly_once() {
         deadline: Span::from_millis(300),
         objective: (seed % 3 == 0).then_some(Span::from_millis(60)),
         learn_slots: seed % 4 == 1,
+        max_batch_bytes: (seed % 5 == 2).then_some(750),
         outages: 3,
         ..Habits::default()
     });

@@ -35,6 +35,7 @@ pub(crate) struct Habits {
     /// Instances that may be down at the same time.
     pub(crate) outages: usize,
     pub(crate) max_queue_delay: Option<Span>,
+    pub(crate) max_batch_bytes: Option<u64>,
     pub(crate) objective: Option<Span>,
     /// Instances work on everything at once, so with this they get ever more batches.
     pub(crate) learn_slots: bool,
@@ -59,6 +60,7 @@ impl Default for Habits {
             queue_rows: 4096,
             outages: 0,
             max_queue_delay: None,
+            max_batch_bytes: None,
             objective: None,
             learn_slots: false,
         }
@@ -112,6 +114,8 @@ impl World {
         let plan = LanePlan {
             instances: habits.instances,
             max_batch_rows: habits.max_batch_rows,
+            max_batch_bytes: habits.max_batch_bytes,
+            max_batch_tokens: None,
             objective: habits.objective.map(|within| Objective { within, priority: 2 }),
             max_queue_rows: habits.queue_rows,
             max_queue_bytes: 1 << 40,
@@ -204,6 +208,7 @@ impl World {
             rows,
             first_row: 0,
             bytes: u64::from(rows) * 100,
+            longest_tokens: 0,
             priority: 1 + self.random.below(3) as u8,
             arrived: self.now,
             deadline: self.now + self.habits.deadline,
@@ -287,6 +292,11 @@ impl World {
         assert!(!members.is_empty());
         let sum: u32 = members.iter().map(|member| member.ticket.rows).sum();
         assert_eq!(sum, rows);
+        if let Some(most) = self.habits.max_batch_bytes {
+            let bytes: u64 = members.iter().map(|member| member.ticket.bytes).sum();
+            let one_row = members.len() == 1 && rows == 1;
+            assert!(bytes <= most || one_row, "{bytes} bytes in a batch of at most {most}");
+        }
         let keys: Vec<_> = members
             .iter()
             .map(|part| self.ledger.borrow()[part.payload.call].key.clone())

@@ -33,6 +33,8 @@ pub fn plan(instances: usize, max_batch_rows: Option<usize>) -> LanePlan {
     LanePlan {
         instances: rows(instances),
         max_batch_rows: max_batch_rows.map(rows),
+        max_batch_bytes: None,
+        max_batch_tokens: None,
         objective: None,
         max_queue_rows: u64::MAX,
         max_queue_bytes: u64::MAX,
@@ -140,6 +142,7 @@ impl System for Shipped {
             rows: 1,
             first_row: 0,
             bytes: 1,
+            longest_tokens: 0,
             priority,
             arrived: now,
             deadline: now + deadline.unwrap_or(PATIENCE),
