@@ -15,9 +15,9 @@ MODELS = pathlib.Path(__file__).resolve().parents[1] / "triton_models"
 
 
 class TritonServer:
-    """A running `tritonserver` with the Python models of a repository."""
+    """A running `tritonserver` with the Python models of a repository, which see `environment`."""
 
-    def __init__(self, directory, models=MODELS):
+    def __init__(self, directory, models=MODELS, environment=None):
         packages = pathlib.Path(sysconfig.get_path("purelib"))
         shipped = packages / "pytriton" / "tritonserver"
         directory = pathlib.Path(directory)
@@ -31,7 +31,7 @@ class TritonServer:
             + [f"--{name}-port={port}" for name, port in addresses]
             + [f"--{name}-address=127.0.0.1" for name, _ in addresses],
             directory / "tritonserver.log",
-            self._environment(packages),
+            {**self._environment(packages), **(environment or {})},
         )
         self.process.wait_ready(lambda: http_status(f"http://{self.http}/v2/health/ready") == 200)
 
@@ -57,6 +57,18 @@ class TritonServer:
             found = client.get_inference_statistics(model).model_stats[0]
         sizes = {batch.batch_size: batch.compute_infer.count for batch in found.batch_stats}
         return found.inference_count, found.execution_count, sizes
+
+    def busy_seconds(self, model):
+        """By batch size: how many batches there were and how long they kept the instance, by Triton's own clock."""
+        with triton.InferenceServerClient(self.grpc) as client:
+            found = client.get_inference_statistics(model).model_stats[0]
+        return {
+            batch.batch_size: (
+                batch.compute_infer.count,
+                (batch.compute_input.ns + batch.compute_infer.ns + batch.compute_output.ns) / 1e9,
+            )
+            for batch in found.batch_stats
+        }
 
     def stop(self):
         self.process.stop()
