@@ -9,6 +9,9 @@ use super::ticket::{Member, Payload, Place, ShapeKey, Track};
 use super::trial::CaseId;
 use super::{InstanceId, Instant, Span};
 
+/// So many full batches for each instance are a backlog.
+const BACKLOG: u64 = 3;
+
 /// A batch that is to be cut.
 struct Choice {
     /// Its most urgent call.
@@ -179,7 +182,9 @@ impl<P: Payload> Lane<P> {
         }
         let head = self.batches.first(|_| true)?;
         let waiting = self.batches.company(head).rows;
-        let backlog = waiting >= u64::from(self.fleet.cap(now));
+        // Enough for every instance several times over: they do not keep up.
+        let enough = u64::from(self.fleet.cap(now)) * u64::from(self.plan.instances) * BACKLOG;
+        let backlog = waiting >= enough;
         let instance = self.fleet.wants_look(now, backlog)?;
         let ticket = &head.ticket;
         if ticket.key.is_none() || head.avoid.is_some() {

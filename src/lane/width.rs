@@ -13,7 +13,7 @@ const SOONEST: u32 = 8;
 const LATEST: u32 = 2048;
 /// With a backlog, so many times as often.
 const HURRY: u32 = 8;
-/// Looks that make a verdict.
+/// Looks that are needed to give an instance more slots; one is enough not to.
 const LOOKS: u32 = 4;
 /// Batches in new slots until these are taken for proven.
 const TRIALS: u32 = 16;
@@ -90,15 +90,16 @@ impl Width {
     pub(super) fn looked(&mut self, late: f64) {
         self.late += late.clamp(-1.0, 2.0);
         self.looks += 1;
-        if self.looks < LOOKS {
+        // To hold back costs a wide instance something; to crowd a plain one costs its callers.
+        if self.looks < LOOKS && late < ONE_BY_ONE {
             return;
         }
-        if self.late / f64::from(LOOKS) < AT_ONCE {
+        if self.late / f64::from(self.looks) < AT_ONCE && late < ONE_BY_ONE {
             self.slots = (self.slots * 2).min(MOST);
             self.every = SOONEST;
             (self.trials, self.trial_late) = (0, 0.0);
         } else {
-            self.every = (self.every * 2).clamp(LOOK_EVERY, LATEST);
+            self.every = (self.every * 4).clamp(LOOK_EVERY, LATEST);
         }
         (self.looks, self.late) = (0, 0.0);
     }
@@ -144,9 +145,7 @@ mod tests {
             look(&mut width, 0.97);
         }
         assert_eq!(width.slots(), 1);
-        for _ in 0..4 * LOOK_EVERY - 1 {
-            width.sent();
-        }
+        (0..LATEST / HURRY - 1).for_each(|_| width.sent());
         assert!(!width.wants_look(false));
     }
 

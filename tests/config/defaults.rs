@@ -68,7 +68,7 @@ fn the_model_with_every_option_shows_defaults() {
     let text = "[[model]]\nname = 'resnet50'\nprotocol = 'kserve-grpc'\n\
                 instances = ['http://10.0.0.1:8001', 'http://10.0.0.2:8001']\n";
     let plain = parse(text).models.remove(0);
-    // These two have no default but absence, so the file shows an example.
+    // These have no default but absence, so the file shows an example.
     let expected = ModelPlan {
         max_batch_size: shown.max_batch_size,
         max_batch_bytes: shown.max_batch_bytes,

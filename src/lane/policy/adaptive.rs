@@ -3,16 +3,17 @@
 //! Every time a slot is free it weighs sending what waits against holding it, with what it has
 //! learned: how long batches take ([`Curve`]), how fast rows arrive ([`Rate`]), whether they come in
 //! clumps ([`Gaps`]). With one instance it sends; with several it keeps them out of step
-//! ([`balance`]); and it takes no more rows than pay.
+//! ([`balance`](super::balance)); and it takes no more rows than pay.
 
 use std::collections::BTreeMap;
 
-use super::balance;
 use super::curve::Curve;
+use super::explore::{explore, explore_above};
 use super::gather::Gaps;
 use super::objective::cap_for;
+use super::outlook::{Outlook, Size};
 use super::rate::Rate;
-use super::sizes::{Calculated, Calculation, SizeTable};
+use super::sizes::{Calculated, Calculation};
 use super::tables::Tables;
 use super::{
     Decision, Departure, Learned, LearnedCurve, Policy, Server, View, least_loaded, millis, span,
@@ -35,12 +36,6 @@ const MOMENT: f64 = 0.02;
 const NOTHING: f64 = 1e-3;
 /// Instances whose factors differ by less are equally fast.
 const ALIKE: f64 = 1.05;
-/// A batch of such a share of the best efficiency is as good as full.
-const NEARLY_FULL: f64 = 0.89;
-/// Under backlog, one batch in so many looks at a size that is not known yet.
-const EXPLORE_EVERY: u64 = 16;
-/// After a change of the curve, so many batches in a row do.
-const EXPLORE_AFTER_CHANGE: u64 = 64;
 
 /// Learns service times and arrival rates, and balances what waits against what will come.
 #[derive(Debug)]
@@ -82,40 +77,6 @@ struct Flight {
     sent: Instant,
     /// Whether its time tells what a batch takes.
     telling: bool,
-}
-
-/// What a decision is made from.
-struct Outlook<'a> {
-    curve: &'a Curve,
-    /// How many to take, where the curve is not straight.
-    table: Option<&'a SizeTable>,
-    /// Rows that wait and could ride together.
-    waiting: u32,
-    /// Rows that wait, of whatever shape.
-    all_waiting: f64,
-    /// The most rows of the batch.
-    cap: u32,
-    /// The size up to it that pays most.
-    best: u32,
-    /// Arrivals of all shapes in a millisecond.
-    rate: f64,
-    /// How much longer than the records say the usual instance takes.
-    usual: f64,
-    /// Slots of instances that are not slow.
-    servers: f64,
-    /// Free ones among them; at least 1.
-    free: usize,
-    /// Remaining milliseconds of the batches on their way, ascending.
-    remaining: Vec<f64>,
-}
-
-/// How many rows to send.
-struct Size {
-    rows: u32,
-    /// Whether more would not join them, and they are worth a batch of their own.
-    full: bool,
-    /// So many must wait before any are sent.
-    wanted: Option<u32>,
 }
 
 impl Adaptive {
@@ -381,8 +342,7 @@ impl Family {
         }
         let Size { rows, full, wanted } = outlook.size();
         if rows < waiting.min(cap)
-            && batches.is_multiple_of(EXPLORE_EVERY)
-            && let Some(rows) = explore_above(curve, rows, waiting.min(cap))
+            && let Some(rows) = explore_above(curve, rows, waiting.min(cap), batches)
         {
             return send(rows, Cause::Explore);
         }
@@ -453,135 +413,6 @@ impl Family {
             .map(|&(left, _)| left)
             .min_by(f64::total_cmp)
     }
-}
-
-impl Outlook<'_> {
-    fn time(&self, rows: u32) -> f64 {
-        self.curve.time(rows.max(1)) * self.usual
-    }
-
-    /// How many rows to send.
-    fn size(&self) -> Size {
-        let efficiency = |rows: u32| f64::from(rows) / self.time(rows).max(1e-9);
-        let nearly_full = |rows| efficiency(rows) >= NEARLY_FULL * efficiency(self.best);
-        let most = self.waiting.min(self.cap);
-        let size = |rows, full| Size { rows, full, wanted: None };
-        match self.table.map(|table| (table, table.take(self.waiting))) {
-            Some((table, Some(0))) => {
-                return Size { wanted: table.awaits(self.waiting), ..size(most, false) };
-            }
-            Some((table, Some(taken))) => {
-                let rows = taken.min(most);
-                let joins = table.take(self.waiting + 1).unwrap_or(self.best) > rows;
-                if rows < self.waiting || !joins {
-                    return size(rows, !joins && nearly_full(rows));
-                }
-            }
-            Some((_, None)) => return size(most.min(self.best), true),
-            None => {
-                let rows = most.min(self.best);
-                if rows < self.waiting || rows == self.best {
-                    return size(rows, nearly_full(rows));
-                }
-            }
-        }
-        if self.free == 1 && !self.remaining.is_empty() {
-            return size(self.part(most), false);
-        }
-        if self.free >= 2 {
-            return size(self.split(most), false);
-        }
-        size(most, false)
-    }
-
-    /// Everything to the only free server, or only a part, and the rest to the next one.
-    fn part(&self, rows: u32) -> u32 {
-        let gap = balance::even_gap(&self.remaining, self.free);
-        let waiting = f64::from(rows);
-        let cost = |sent: u32| {
-            let rest = waiting - f64::from(sent);
-            let next = (rest + self.rate * gap).round() as u32;
-            f64::from(sent) * self.time(sent)
-                + rest * gap
-                + (rest + self.rate * gap) * if next == 0 { 0.0 } else { self.time(next) }
-        };
-        let sustains =
-            |sent: u32| self.servers * f64::from(sent) / self.time(sent) > 1.1 * self.rate;
-        let mut best = (rows, cost(rows));
-        for sent in (1..rows).filter(|&sent| sustains(sent)) {
-            let cost = cost(sent);
-            if cost < best.1 {
-                best = (sent, cost);
-            }
-        }
-        best.0
-    }
-
-    /// Everything to one of several free servers, or an equal part to some of them.
-    fn split(&self, rows: u32) -> u32 {
-        let waiting = f64::from(rows);
-        let free = self.free as f64;
-        let mut best = (rows, 0.0);
-        for parts in 2..=u32::try_from(self.free).unwrap_or(u32::MAX).min(rows) {
-            let part = rows.div_ceil(parts);
-            let time = self.time(part);
-            if f64::from(rows) / f64::from(parts) < self.rate * time / self.servers {
-                continue;
-            }
-            let soonest = self.remaining.first().copied().unwrap_or(f64::INFINITY).min(time);
-            let gain = waiting * (self.time(rows) - time)
-                - self.rate * soonest * soonest / 2.0
-                    * (1.0 / (free - f64::from(parts) + 1.0) - 1.0 / free);
-            if gain > best.1 {
-                best = (part, gain);
-            }
-        }
-        best.0
-    }
-
-    fn hold_for_balance(&self) -> f64 {
-        let line = self.curve.line();
-        let reluctance = balance::reluctance(
-            self.rate,
-            self.servers,
-            line.base * self.usual,
-            line.per_row * self.usual,
-        );
-        let waiting = self.all_waiting + 0.5 + reluctance;
-        // With noisy times the plan erodes before it is carried out.
-        let rate = self.rate * (1.0 - 1.5 * self.curve.noise()).max(0.25);
-        let service = self.time(self.waiting.min(self.cap));
-        balance::hold(&self.remaining, self.free, waiting, rate, service)
-    }
-}
-
-/// A size to look at, where there is a backlog to spend on it.
-fn explore(curve: &Curve, cap: u32, batches: u64) -> Option<u32> {
-    let changed = curve.answers_since_change() < EXPLORE_AFTER_CHANGE
-        && curve.answers_since_change() < curve.answers();
-    if !changed && !batches.is_multiple_of(EXPLORE_EVERY) {
-        return None;
-    }
-    let halves = std::iter::successors(Some(cap), |&rows| (rows > 1).then_some(rows / 2));
-    if let Some(unseen) = halves.into_iter().find(|&rows| !curve.has_seen(rows)) {
-        return Some(unseen);
-    }
-    let best = curve.most_efficient(cap);
-    let below = curve.sizes_seen().filter(|&rows| rows < best).last();
-    let above = curve.sizes_seen().find(|&rows| rows > best && rows <= cap);
-    let between = |(low, high): (u32, u32)| (high > low + 1).then(|| low + (high - low) / 2);
-    let above = above.and_then(|above| between((best, above)));
-    above
-        .or_else(|| below.and_then(|below| between((below, best))))
-        .filter(|&rows| !curve.has_seen(rows))
-}
-
-/// A size between `rows`, which the curve says to stop at, and the next larger one that is known: the
-/// step may lie anywhere between, and a size that is never taken would never be known.
-fn explore_above(curve: &Curve, rows: u32, most: u32) -> Option<u32> {
-    let above = curve.sizes_seen().find(|&seen| seen > rows)?;
-    let between = rows + (above - rows) / 2;
-    (between > rows && between <= most && !curve.has_seen(between)).then_some(between)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

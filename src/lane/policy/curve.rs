@@ -10,12 +10,10 @@
 //! is a change of the curve, not of them.
 
 use super::LearnedCurve;
+use super::classes::{class, nominal, sizes};
+use super::fit::{Line, Point, fit, interpolate, make_monotone};
 use crate::lane::InstanceId;
 
-/// Sizes up to this have a record each.
-const EXACT: u32 = 64;
-/// Records for each doubling of the size beyond.
-const PER_OCTAVE: u32 = 32;
 /// The most that a record weighs, and the least that a new answer moves it.
 const HEAVIEST: f64 = 40.0;
 const FORGETTING: f64 = 0.08;
@@ -68,19 +66,6 @@ struct Peer {
 impl Default for Peer {
     fn default() -> Self {
         Self { factor: 1.0, run: 0, answers: 0 }
-    }
-}
-
-/// `base` + `per_row` n milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Line {
-    pub(super) base: f64,
-    pub(super) per_row: f64,
-}
-
-impl Line {
-    fn at(self, rows: f64) -> f64 {
-        self.base + self.per_row * rows
     }
 }
 
@@ -319,14 +304,18 @@ impl Curve {
         self.tabled_at = self.answers;
         let fresh =
             self.records.iter().filter(|record| record.weight > 0.0 && !record.stale).count();
-        let seen: Vec<(f64, Record)> = self
+        let seen: Vec<Point> = self
             .records
             .iter()
             .enumerate()
             .filter(|(_, record)| record.weight > 0.0 && (!record.stale || fresh < 3))
-            .map(|(class, record)| (f64::from(nominal(class)), *record))
+            .map(|(class, record)| Point {
+                rows: f64::from(nominal(class)),
+                millis: record.mean,
+                weight: record.weight,
+            })
             .collect();
-        let Some(&(last, _)) = seen.last() else { return };
+        let Some(last) = seen.last().map(|point| point.rows) else { return };
         self.line = fit(&seen);
         let corrections = self.corrections(&seen);
         let mut table: Vec<f64> = (0..=class(last as u32))
@@ -340,99 +329,23 @@ impl Curve {
     }
 
     /// How far each seen size lies off the line, as far as noise does not explain it.
-    fn corrections(&self, seen: &[(f64, Record)]) -> Vec<(f64, f64)> {
-        let residual = |&(rows, record): &(f64, Record)| record.mean - self.line.at(rows);
-        let by_noise = |record: &Record| {
-            let spread = self.noise.max(0.001) * record.mean;
-            spread * spread / record.weight.max(PROVISIONAL)
+    fn corrections(&self, seen: &[Point]) -> Vec<(f64, f64)> {
+        let residual = |point: &Point| point.millis - self.line.at(point.rows);
+        let by_noise = |point: &Point| {
+            let spread = self.noise.max(0.001) * point.millis;
+            spread * spread / point.weight.max(PROVISIONAL)
         };
         let count = seen.len() as f64;
-        let found = seen.iter().map(|entry| residual(entry).powi(2)).sum::<f64>() / count;
-        let explained = seen.iter().map(|(_, record)| by_noise(record)).sum::<f64>() / count;
+        let found = seen.iter().map(|point| residual(point).powi(2)).sum::<f64>() / count;
+        let explained = seen.iter().map(by_noise).sum::<f64>() / count;
         let between = (found - explained).max(0.0);
         seen.iter()
-            .map(|entry| {
-                let share = between / (between + by_noise(&entry.1)).max(1e-12);
-                (entry.0, residual(entry) * share)
+            .map(|point| {
+                let share = between / (between + by_noise(point)).max(1e-12);
+                (point.rows, residual(point) * share)
             })
             .collect()
     }
-}
-
-/// Weighted least squares; where only one size was seen, half of its time is taken for fixed.
-fn fit(seen: &[(f64, Record)]) -> Line {
-    let weight: f64 = seen.iter().map(|(_, record)| record.weight).sum();
-    let mean = |value: &dyn Fn(f64, &Record) -> f64| {
-        seen.iter().map(|(rows, record)| record.weight * value(*rows, record)).sum::<f64>() / weight
-    };
-    let (rows, time) = (mean(&|rows, _| rows), mean(&|_, record| record.mean));
-    let square = mean(&|rows_of, _| (rows_of - rows).powi(2));
-    if seen.len() < 2 || square < 1e-9 {
-        return Line { base: time / 2.0, per_row: time / 2.0 / rows.max(1.0) };
-    }
-    let product = mean(&|rows_of, record| (rows_of - rows) * (record.mean - time));
-    let per_row = (product / square).max(0.0);
-    let base = time - per_row * rows;
-    if base < 0.0 { Line { base: 0.0, per_row: time / rows } } else { Line { base, per_row } }
-}
-
-/// Linear between the points, flat beyond them.
-fn interpolate(points: &[(f64, f64)], at: f64) -> f64 {
-    let after = points.partition_point(|&(x, _)| x < at);
-    match (after.checked_sub(1).and_then(|before| points.get(before)), points.get(after)) {
-        (Some(&(x0, y0)), Some(&(x1, y1))) => y0 + (y1 - y0) * (at - x0) / (x1 - x0),
-        (Some(&(_, y)), None) | (None, Some(&(_, y))) => y,
-        (None, None) => 0.0,
-    }
-}
-
-/// Pool adjacent violators: the nearest sequence that never falls.
-fn make_monotone(values: &mut [f64]) {
-    let mut pools: Vec<(f64, usize)> = Vec::with_capacity(values.len());
-    for &value in values.iter() {
-        let mut pool = (value, 1);
-        while let Some(&(before, count)) = pools.last()
-            && before > pool.0
-        {
-            let sum = before * count as f64 + pool.0 * pool.1 as f64;
-            pool = (sum / (count + pool.1) as f64, count + pool.1);
-            pools.pop();
-        }
-        pools.push(pool);
-    }
-    let smooth = pools.iter().flat_map(|&(value, count)| std::iter::repeat_n(value, count));
-    for (value, smooth) in values.iter_mut().zip(smooth) {
-        *value = smooth;
-    }
-}
-
-/// The record that a size belongs to.
-fn class(rows: u32) -> usize {
-    let rows = rows.max(1);
-    if rows <= EXACT {
-        return rows as usize - 1;
-    }
-    // 65..=128 by 2, 129..=256 by 4, and so on.
-    let octave = (rows - 1).ilog2() - EXACT.ilog2();
-    let width = (EXACT << octave) / PER_OCTAVE;
-    let within = (rows - 1 - (EXACT << octave)) / width;
-    (EXACT + octave * PER_OCTAVE + within) as usize
-}
-
-/// The largest size of a record.
-fn nominal(class: usize) -> u32 {
-    let class = u32::try_from(class).unwrap_or(u32::MAX);
-    if class < EXACT {
-        return class + 1;
-    }
-    let (octave, within) = ((class - EXACT) / PER_OCTAVE, (class - EXACT) % PER_OCTAVE);
-    let start = EXACT << octave.min(24);
-    start + (within + 1) * (start / PER_OCTAVE)
-}
-
-/// The largest size of every record up to `cap`, and `cap`.
-pub(super) fn sizes(cap: u32) -> impl Iterator<Item = u32> {
-    (0..class(cap)).map(nominal).chain([cap])
 }
 
 #[cfg(test)]
@@ -451,18 +364,6 @@ mod tests {
 
     fn near(left: f64, right: f64, share: f64) -> bool {
         (left / right - 1.0).abs() <= share
-    }
-
-    #[test]
-    fn sizes_share_records_only_where_they_are_large() {
-        for rows in 1..=64 {
-            assert_eq!(nominal(class(rows)), rows);
-        }
-        for rows in 65..5000 {
-            let largest = nominal(class(rows));
-            assert!(largest >= rows && largest < rows + rows / 32 + 1, "{rows} -> {largest}");
-            assert!(class(rows + 1) - class(rows) <= 1);
-        }
     }
 
     #[test]

@@ -2,10 +2,14 @@
 
 mod adaptive;
 mod balance;
+mod classes;
 mod curve;
+mod explore;
+mod fit;
 mod fixed;
 mod gather;
 mod objective;
+mod outlook;
 mod rate;
 mod sizes;
 mod tables;

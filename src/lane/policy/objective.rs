@@ -1,6 +1,7 @@
 //! Sizes under a latency objective.
 
-use super::curve::{Curve, sizes};
+use super::classes::sizes;
+use super::curve::Curve;
 
 /// The largest batch, up to `cap`, with which (almost) the most calls make the objective; `None` where
 /// no batch makes it, so that it is no guide.

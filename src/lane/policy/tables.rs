@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::curve::{Curve, sizes};
+use super::classes::sizes;
+use super::curve::Curve;
 use super::sizes::{Calculated, Calculation, Problem, SizeTable, level, load};
 use crate::lane::ShapeKey;
 
