@@ -5,11 +5,15 @@
 //! cargo bench --bench simulator
 //! cargo bench --bench simulator -- --curve 10+0.5,knee-16 --instances 4 --loads 30,70
 //! cargo bench --bench simulator -- --arrivals on-off --noise 0.1 --calls 1000000
+//! cargo bench --bench simulator -- --scenario disturbances
 //! ```
 //! Each cell has the mean and the 99th percentile in milliseconds, and both as ratios to the best
 //! that is known: the least of a search with full knowledge on the very same arrivals, and of the
 //! dynamic program where its result is on record. `exact` is the least mean that any policy can have
 //! in the long run with one instance and Poisson arrivals; a sample may lie a little below it.
+//!
+//! The disturbances are what goes wrong in mid-run: the mean latency before, at its worst and at its
+//! new level, how long it took to be there, and the calls that had no answer.
 
 #[path = "../tests/support/simulator/mod.rs"]
 pub mod simulator;
@@ -18,6 +22,7 @@ use std::io::Write as _;
 
 use clap::Parser;
 
+use simulator::disturbances::disturbances;
 use simulator::known::known;
 use simulator::lane::{Shipped, plan, shipped};
 use simulator::optimum::optimum;
@@ -25,7 +30,7 @@ use simulator::reference::{Additive, Agent, Central, FixedDelay, Routed, Router,
 use simulator::search::best_known;
 use simulator::service::CURVES;
 use simulator::{Arrivals, Curve, Outcome, Process, Run, Service, System};
-use simulator::{simulate, span_from_ms};
+use simulator::{ms, simulate, span_from_ms};
 
 /// Simulates batching policies.
 #[derive(Clone, Debug, Parser)]
@@ -39,6 +44,9 @@ struct Arguments {
     /// Loads in percent of the capacity, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "10,30,50,70,90")]
     loads: Vec<u32>,
+    /// What to show: policies at steady loads, or the shipped one when something changes.
+    #[arg(long, default_value = "steady", value_parser = ["steady", "disturbances"])]
+    scenario: String,
     /// How calls arrive.
     #[arg(long, default_value = "poisson", value_parser = Process::NAMES)]
     arrivals: String,
@@ -83,6 +91,9 @@ const POLICIES: [&str; 15] = [
 
 fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
+    if arguments.scenario == "disturbances" {
+        return print_disturbances();
+    }
     for name in &arguments.curve {
         // The names were checked when the arguments were read.
         let Some(curve) = Curve::named(name) else { continue };
@@ -93,6 +104,29 @@ fn main() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Simulations of each disturbance.
+const SEEDS: u64 = 16;
+
+fn print_disturbances() -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "10 + 0.5 n up to 32, shipped policy, {SEEDS} seeds; means in ms, by arrival")?;
+    write!(out, "{:64}{:>8}{:>8}{:>8}", "disturbance", "before", "peak", "after")?;
+    writeln!(out, "{:>22}{:>20}", "s to within 10 %", "calls lost")?;
+    for disturbance in disturbances() {
+        let recovery = disturbance.run(SEEDS);
+        write!(out, "{:64}{:>8}", disturbance.name, figure(recovery.before_ms))?;
+        write!(out, "{:>8}{:>8}", figure(recovery.peak_ms), figure(recovery.after_ms))?;
+        let lost = format!("{} of {}", recovery.lost, recovery.calls);
+        writeln!(out, "{:>22.2}{lost:>20}", ms(recovery.back_after) / 1e3)?;
+    }
+    Ok(())
+}
+
+/// Milliseconds; nothing where there is no such time.
+fn figure(value_ms: f64) -> String {
+    if value_ms.is_nan() { String::new() } else { format!("{value_ms:.1}") }
 }
 
 /// All policies and loads of one curve and number of instances.

@@ -187,8 +187,11 @@ impl<P: Payload> Queue<P> {
                 continue;
             }
             let with = load.with(&member.ticket);
-            if !budget.bears(&with) && !chosen.is_empty() {
-                short = with.rows <= u64::from(budget.rows);
+            // What is beyond the budget by itself, and cannot be cut, goes alone; but only the first
+            // call was looked at for that.
+            let is_first = chosen.is_empty() && late.is_empty();
+            if !is_first && !budget.bears(&with) {
+                short = !chosen.is_empty() && with.rows <= u64::from(budget.rows);
                 break;
             }
             load = with;

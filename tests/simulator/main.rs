@@ -3,5 +3,10 @@
 #[path = "../support/simulator/mod.rs"]
 pub mod simulator;
 
+mod arrivals;
 mod checks;
+mod crooked;
+mod disturbances;
 mod objective;
+mod ratios;
+mod row;

@@ -6,7 +6,7 @@
 //! - [`arrivals`]: when calls come. [`service`]: how long batches take and which of them fail.
 //! - [`system`]: what a batcher is to the simulator. [`lane`]: the lane that ships, as one.
 //!   [`reference`]: how the well-known batchers do it.
-//! - [`run`]: the clock and the statistics.
+//! - [`run`]: the clock and the statistics. [`disturbances`]: what goes wrong in mid-run.
 //! - [`optimum`]: the exact optimum for one instance. [`search`]: the best that full knowledge of
 //!   rate and curve finds for several. [`known`]: figures from elsewhere to check all this.
 //!
@@ -15,6 +15,7 @@
 //! same run.
 
 pub mod arrivals;
+pub mod disturbances;
 pub mod known;
 pub mod lane;
 pub mod optimum;

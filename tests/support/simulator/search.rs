@@ -115,6 +115,31 @@ pub fn settings(curve: &Curve, instances: usize, rate: f64) -> Vec<Setting> {
     settings
 }
 
+/// The least mean of greedy late binding and of the balance rule, each under every cap worth
+/// stopping at and with the sizes that the exact solution for one instance takes; and who has it.
+/// A search of a moment, for `arrivals` of `rate` calls a millisecond on average.
+#[must_use]
+pub fn best_sizes<A>(service: &Service, arrivals: &A, rate: f64, run: Run) -> Option<(f64, Setting)>
+where
+    A: IntoIterator<Item = Instant> + Clone,
+{
+    let (curve, instances) = (&service.curve, service.instances.len());
+    let solved = optimum(curve, curve.largest(), rate / instances as f64).sizes;
+    let capped = caps(curve).into_iter().map(|cap| (cap, Vec::new()));
+    let sizes = capped.chain([(curve.largest(), solved)]);
+    // One instance has nobody to be out of step with.
+    let factors: &[f64] = if instances == 1 { &[0.0] } else { &[0.0, 1.0] };
+    let settings = sizes.flat_map(|(cap, sizes)| {
+        factors.iter().map(move |&factor| {
+            let rule = Threshold::new(rate, curve.clone());
+            Setting::Balance(Threshold { cap, factor, sizes: sizes.clone(), ..rule })
+        })
+    });
+    settings
+        .map(|setting| (setting.run(arrivals.clone(), service.clone(), run).mean_ms, setting))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+}
+
 /// Searches for the least mean and the least 99th percentile before `service`, for `arrivals`
 /// of `rate` calls a millisecond on average; `None` only without calls.
 #[must_use]

@@ -133,6 +133,8 @@ pub struct Service {
     pub curve: Curve,
     /// Another curve from some time on.
     pub change: Option<(Instant, Curve)>,
+    /// Another nature of one instance from some time on: when, its index, what it then is.
+    pub turn: Option<(Instant, usize, Instance)>,
     /// The coefficient of variation of log-normal noise on every time.
     pub noise: f64,
     /// The probability that a batch is a straggler, and how many times as long it then takes.
@@ -153,6 +155,7 @@ impl Service {
         Self {
             curve,
             change: None,
+            turn: None,
             noise: 0.0,
             stragglers: (0.0, 1.0),
             fails_above: None,
@@ -182,7 +185,10 @@ impl Service {
 
     /// How long a batch takes that `instance` begins at `now`, and whether it succeeds.
     pub(super) fn serve(&mut self, now: Instant, instance: usize, rows: usize) -> (Span, bool) {
-        let Instance { slowness, errors_after } = self.instances[instance];
+        let Instance { slowness, errors_after } = match self.turn {
+            Some((at, turned, nature)) if turned == instance && at <= now => nature,
+            _ => self.instances[instance],
+        };
         if let Some(after) = errors_after {
             return (after, false);
         }
