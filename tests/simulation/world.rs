@@ -292,11 +292,6 @@ impl World {
         assert!(!members.is_empty());
         let sum: u32 = members.iter().map(|member| member.ticket.rows).sum();
         assert_eq!(sum, rows);
-        if let Some(most) = self.habits.max_batch_bytes {
-            let bytes: u64 = members.iter().map(|member| member.ticket.bytes).sum();
-            let one_row = members.len() == 1 && rows == 1;
-            assert!(bytes <= most || one_row, "{bytes} bytes in a batch of at most {most}");
-        }
         let keys: Vec<_> = members
             .iter()
             .map(|part| self.ledger.borrow()[part.payload.call].key.clone())
@@ -307,6 +302,12 @@ impl World {
         assert!(keys.iter().all(|key| *key == keys[0]), "two shapes in one batch");
         if let (Some(max), Some(_)) = (self.habits.max_batch_rows, &keys[0]) {
             assert!(rows <= max, "{rows} rows in a batch of at most {max}");
+        }
+        if let Some(most) = self.habits.max_batch_bytes {
+            let bytes: u64 = members.iter().map(|member| member.ticket.bytes).sum();
+            // One row cannot be cut, and neither can a call without rows in common.
+            let whole = members.len() == 1 && (rows == 1 || keys[0].is_none());
+            assert!(bytes <= most || whole, "{bytes} bytes in a batch of at most {most}");
         }
         for member in members {
             assert_eq!(member.ticket.rows as usize, member.payload.rows.len());
