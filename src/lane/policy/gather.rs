@@ -12,6 +12,9 @@ const FIRST: f64 = 1.0 / 512.0;
 const DECAY_EVERY: u32 = 64;
 const KEPT: f64 = 0.97;
 
+/// Nobody is waited for longer than this share of the time that one row takes.
+const LONGEST: f64 = 0.25;
+
 /// What is known of the gaps between arrivals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gaps {
@@ -61,7 +64,9 @@ impl Gaps {
         for bin in 0..BINS {
             let end = end_of(bin);
             let (count, spent) = (self.counts[bin], self.spent[bin]);
-            if spent <= 0.0 {
+            // Who comes later than that finds the instance half done at worst; and callers that send
+            // again when they are answered would be waited for in vain.
+            if spent <= 0.0 || start / rate > LONGEST * service {
                 break;
             }
             // Two standard deviations below what was counted: a hold must be sure of its worth.
@@ -73,7 +78,7 @@ impl Gaps {
             gain += silent * width * worth;
             silent *= 1.0 - ends_within;
             if gain > best.1 {
-                best = (end / rate, gain);
+                best = ((end / rate).min(LONGEST * service), gain);
             }
             start = end;
         }
@@ -96,6 +101,15 @@ mod tests {
             gaps.arrived(2.0, 0.5, 5.0);
         }
         assert_eq!(gaps.horizon(1.0, 10.0, 0.5), 0.0);
+    }
+
+    #[test]
+    fn a_caller_who_sends_again_when_answered_is_not_waited_for() {
+        let mut gaps = Gaps::default();
+        for _ in 0..1000 {
+            gaps.arrived(10.9, 1.0 / 10.9, 0.0);
+        }
+        assert_eq!(gaps.horizon(1.0, 10.5, 1.0 / 10.9), 0.0);
     }
 
     #[test]
