@@ -13,7 +13,8 @@
 //! in the long run with one instance and Poisson arrivals; a sample may lie a little below it.
 //!
 //! The disturbances are what goes wrong in mid-run: the mean latency before, at its worst and at its
-//! new level, how long it took to be there, and the calls that had no answer.
+//! new level, how long it took to be there, and the calls that had no answer. Where one of four
+//! instances is bad, the load is that of the other three.
 
 #[path = "../tests/support/simulator/mod.rs"]
 pub mod simulator;
