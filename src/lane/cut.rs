@@ -91,7 +91,8 @@ impl<P: Payload> Lane<P> {
                 self.judge(now, verdict);
                 continue;
             }
-            let Some((instance, _)) = self.fleet.choose(now, Track::Batch, None) else {
+            let avoid = trial.members.first().and_then(|member| member.avoid);
+            let Some((instance, _)) = self.fleet.choose(now, Track::Batch, avoid) else {
                 self.trials.put_back(trial);
                 return false;
             };

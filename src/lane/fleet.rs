@@ -183,6 +183,12 @@ impl Fleet {
             .any(|(member, id)| id != than && member.is_usable(now))
     }
 
+    /// Whether another instance is up, if it is not usable just now.
+    pub(super) fn has_other_up(&self, than: InstanceId) -> bool {
+        let mut members = self.members.iter().zip((0..).map(InstanceId));
+        members.any(|(member, id)| id != than && member.health == Health::Up && !member.drained)
+    }
+
     /// A batch goes out. Returns whether it is a breaker's probe.
     pub(super) fn sent(&mut self, now: Instant, id: InstanceId, track: Track, rows: u32) -> bool {
         self.sent += 1;

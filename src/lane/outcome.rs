@@ -46,7 +46,7 @@ impl<P: Payload> Lane<P> {
             self.learn_width(now, flight);
         }
         if let Some(case) = flight.case {
-            let verdict = self.trials.served(case);
+            let verdict = self.trials.served(case, flight.instance);
             self.judge(now, verdict);
         }
     }
@@ -145,6 +145,9 @@ impl<P: Payload> Lane<P> {
     fn search(&mut self, now: Instant, flight: &Flight, mut members: Vec<Member<P>>, blame: Blame) {
         members.retain(|member| !member.payload.is_abandoned());
         let told = if blame == Blame::Refused { Told::Neutral } else { Told::Failure };
+        if told == Told::Failure && self.may_try_elsewhere(flight, &members) {
+            return self.try_elsewhere(now, flight, members, blame);
+        }
         let Some((one, two, depth)) = self.halves(members) else {
             return self.give_up_culprit(now, flight, told);
         };
@@ -168,6 +171,52 @@ impl<P: Payload> Lane<P> {
         self.trials.halve(case, one, two, depth);
     }
 
+    /// Whether a call that failed by itself should be run by another instance: it may be the call, or
+    /// this instance.
+    fn may_try_elsewhere(&mut self, flight: &Flight, members: &[Member<P>]) -> bool {
+        let [member] = members else { return false };
+        // An instance that serves the others is not what is wrong.
+        let works = |case| self.trials.has_served(case, flight.instance);
+        if flight.case.is_some_and(works) {
+            return false;
+        }
+        let in_time = member.attempts.saturating_add(1) < self.plan.attempts;
+        in_time
+            && !self.is_too_large(member)
+            && self.fleet.has_other_up(flight.instance)
+            && self.budget.take()
+    }
+
+    fn try_elsewhere(
+        &mut self,
+        now: Instant,
+        flight: &Flight,
+        mut members: Vec<Member<P>>,
+        blame: Blame,
+    ) {
+        for member in &mut members {
+            member.attempts = member.attempts.saturating_add(1);
+            member.avoid = Some(flight.instance);
+        }
+        self.notice(Notice::Retried(blame));
+        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.instance, flight.rows));
+        if flight.probe {
+            // What a probe shows is said at once.
+            self.tell_breaker(now, flight.instance, true, Told::Failure);
+        } else {
+            let verdict = self.trials.accuse(case, flight.instance);
+            self.judge(now, verdict);
+        }
+        self.trials.again(case, members);
+    }
+
+    /// One call may be larger than anything that has worked: then its parts are tried.
+    fn is_too_large(&self, member: &Member<P>) -> bool {
+        let alone = member.ticket.key.is_none() || !self.batchable;
+        let rows = member.ticket.rows;
+        rows > 1 && rows > self.fleet.worked() && !alone
+    }
+
     /// Two halves to be tried, where there is something to halve and the budget allows it; one
     /// list when these are the culprits.
     #[expect(clippy::type_complexity, reason = "read where it is taken apart")]
@@ -175,11 +224,8 @@ impl<P: Payload> Lane<P> {
         &mut self,
         mut members: Vec<Member<P>>,
     ) -> Option<(Vec<Member<P>>, Option<Vec<Member<P>>>, bool)> {
-        let first = members.first_mut()?;
-        let rows = first.ticket.rows;
-        let alone = first.ticket.key.is_none() || !self.batchable;
-        // One call may be larger than anything that has worked: then its parts are tried.
-        let too_large = rows > 1 && rows > self.fleet.worked() && !alone;
+        let first = members.first()?;
+        let (rows, too_large) = (first.ticket.rows, self.is_too_large(first));
         let single = members.len() == 1;
         if single && !too_large || !self.budget.take() {
             return Some((members, None, false));

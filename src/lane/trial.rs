@@ -3,8 +3,9 @@
 //! A batch that its instance answered with an error is cut in two and both halves are run, and so
 //! on until the error is found or nothing fails any more: at most 2n - 1 runs for n calls, about
 //! 2 log2(n) for one culprit. The breaker does not hear of such a failure before the halves have
-//! reported: where any of them succeeds, it was the call and not the instance. Where every one of
-//! them is served, it was the size.
+//! reported: where one of them fails for good and another is served, it was the call and not the
+//! instance. Where every one of them is served, it was the size, if the same instance served any of
+//! them, and else the instance: a call that failed by itself is tried on another one, too.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,7 +38,8 @@ struct Case {
     first: (InstanceId, u32),
     /// Parts that have not reported.
     open: u32,
-    any_served: bool,
+    /// Who has served a part.
+    served_by: Vec<InstanceId>,
     any_culprit: bool,
     /// Who failed, as long as it may have been the instance.
     accused: Vec<InstanceId>,
@@ -75,7 +77,7 @@ impl<P> Trials<P> {
         self.next += 1;
         let first = (instance, rows);
         let case =
-            Case { first, open: 1, any_served: false, any_culprit: false, accused: Vec::new() };
+            Case { first, open: 1, served_by: Vec::new(), any_culprit: false, accused: Vec::new() };
         self.cases.insert(id, case);
         id
     }
@@ -102,21 +104,32 @@ impl<P> Trials<P> {
         }
     }
 
+    /// Whether `instance` has served another part of `case`.
+    pub(super) fn has_served(&self, case: CaseId, instance: InstanceId) -> bool {
+        self.cases.get(&case).is_some_and(|case| case.served_by.contains(&instance))
+    }
+
+    /// A part of `case` is run once more.
+    pub(super) fn again(&mut self, case: CaseId, members: Vec<Member<P>>) {
+        self.waiting.push_back(Trial { members, case });
+    }
+
     /// A run of `case` failed with an error of `instance` itself.
     pub(super) fn accuse(&mut self, case: CaseId, instance: InstanceId) -> Verdict {
         let Some(case) = self.cases.get_mut(&case) else { return Verdict::default() };
         case.accused.push(instance);
-        if case.any_served || case.accused.len() < CONVICTED {
+        if !case.served_by.is_empty() || case.accused.len() < CONVICTED {
             return Verdict::default();
         }
         Verdict { convicted: std::mem::take(&mut case.accused), too_many_rows: None }
     }
 
-    /// A part of `case` was served.
-    pub(super) fn served(&mut self, case: CaseId) -> Verdict {
-        if let Some(case) = self.cases.get_mut(&case) {
-            case.any_served = true;
-            case.accused.clear();
+    /// A part of `case` was served by `instance`.
+    pub(super) fn served(&mut self, case: CaseId, instance: InstanceId) -> Verdict {
+        if let Some(case) = self.cases.get_mut(&case)
+            && !case.served_by.contains(&instance)
+        {
+            case.served_by.push(instance);
         }
         self.close(case)
     }
@@ -137,10 +150,13 @@ impl<P> Trials<P> {
             return Verdict::default();
         }
         let Some(case) = self.cases.remove(&id) else { return Verdict::default() };
-        let too_many = case.any_served && !case.any_culprit;
+        let all_served = !case.served_by.is_empty() && !case.any_culprit;
+        let elsewhere = !case.served_by.contains(&case.first.0);
+        let only_elsewhere = all_served && elsewhere && !case.accused.is_empty();
+        let convicts = case.served_by.is_empty() || only_elsewhere;
         Verdict {
-            convicted: if case.any_served { Vec::new() } else { case.accused },
-            too_many_rows: too_many.then_some(case.first),
+            convicted: if convicts { case.accused } else { Vec::new() },
+            too_many_rows: (all_served && !only_elsewhere).then_some(case.first),
         }
     }
 

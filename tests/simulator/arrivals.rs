@@ -62,7 +62,6 @@ fn a_jump() {
 }
 
 #[test]
-#[ignore = "gaps a hair longer than the mean are taken for the start of a clump"]
 fn even_gaps() {
     compare("even");
 }

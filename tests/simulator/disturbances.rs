@@ -111,7 +111,6 @@ fn three_alone(seed: u64) -> f64 {
 /// One of four that is so many times as slow from the first batch on, at 70 % of the capacity of the
 /// other three: as good as those alone.
 #[test]
-#[ignore = "a size that only the slow instance has served looks like a cliff for ever"]
 fn an_instance_that_is_slow_from_the_start_does_no_harm() {
     let mut misses = Misses::default();
     for seed in [1, 2] {
@@ -150,7 +149,6 @@ fn an_instance_that_breaks_connections_fails_no_call() {
 }
 
 #[test]
-#[ignore = "a call that fails as a probe, or alone, is not tried elsewhere"]
 fn an_instance_that_answers_errors_fails_no_call() {
     failing(Blame::Broken);
 }

@@ -53,6 +53,8 @@ struct Record {
     misses: u32,
     /// Whether it was seen before the last change, and only scaled since.
     stale: bool,
+    /// The only instance that it is from; its answers are as right as its factor is.
+    only: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +204,11 @@ impl Curve {
                     // This instance alone: its answers teach nothing about the others.
                     let gain = 1.0 + FACTOR_GAIN_CHANGED * (error - 1.0);
                     self.peers[index].factor = (self.peers[index].factor * gain).clamp(0.01, 100.0);
+                    let slowness = error * self.peers[index].factor / gain;
+                    if error > 1.0 && slowness > 1.0 + MISS * noise {
+                        self.forget_slowness_of(index, slowness);
+                    }
+                    self.make_table();
                     return false;
                 }
                 self.change(error);
@@ -235,6 +242,24 @@ impl Curve {
             most_efficient_rows: self.most_efficient(largest),
             points: self.sizes_seen().map(|rows| (rows, self.time(rows))).collect(),
             factors: self.peers.iter().map(|peer| peer.factor).collect(),
+        }
+    }
+
+    /// Forgets what instance `index` alone has shown where that is nearer to `slowness` times what
+    /// the others' sizes suggest than to what they suggest: it was taken for everybody's time, and a
+    /// size that seems not to pay would never be looked at again.
+    fn forget_slowness_of(&mut self, index: usize, slowness: f64) {
+        let others = self.points(|record| !record.stale && record.only != Some(index));
+        if others.is_empty() {
+            return;
+        }
+        let line = fit(&others);
+        for (class, record) in (0..).zip(&mut self.records) {
+            let suggested = line.at(f64::from(nominal(class))).max(1e-6);
+            let off = (record.mean / suggested).ln() / slowness.ln();
+            if record.only == Some(index) && off > 0.5 {
+                *record = Record::default();
+            }
         }
     }
 
@@ -286,13 +311,17 @@ impl Curve {
         let agrees = record.weight > 0.0 && (time / record.mean - 1.0).abs() <= 0.1;
         let off = record.weight > 0.0 && (time / record.mean - 1.0).abs() > MISS * noise;
         record.misses = if off { record.misses + 1 } else { 0 };
-        if record.weight < 1.0 || record.misses >= RUN.unsigned_abs() {
+        // Of two instances that disagree about a size the slower one is the exception; a record that
+        // is too high would besides never be looked at again.
+        let contested = record.only.is_some_and(|only| only != index) && off && time < record.mean;
+        if record.weight < 1.0 || record.misses >= RUN.unsigned_abs() || contested {
             // An instance that is about to be found slow must not set a record by itself.
             let doubtful = peer.run.abs() >= RUN - 1 && !agrees;
             let weight = if doubtful { PROVISIONAL } else { 1.0 };
-            *record = Record { mean: time, weight, misses: 0, stale: false };
+            *record = Record { mean: time, weight, misses: 0, stale: false, only: Some(index) };
         } else {
             record.weight = (record.weight + 1.0).min(HEAVIEST);
+            record.only = record.only.filter(|&only| only == index);
             let bound = 2.0 * MISS * noise * record.mean;
             let step = (time - record.mean).clamp(-bound, bound);
             record.mean += (1.0 / record.weight).max(FORGETTING) * step;
@@ -304,17 +333,7 @@ impl Curve {
         self.tabled_at = self.answers;
         let fresh =
             self.records.iter().filter(|record| record.weight > 0.0 && !record.stale).count();
-        let seen: Vec<Point> = self
-            .records
-            .iter()
-            .enumerate()
-            .filter(|(_, record)| record.weight > 0.0 && (!record.stale || fresh < 3))
-            .map(|(class, record)| Point {
-                rows: f64::from(nominal(class)),
-                millis: record.mean,
-                weight: record.weight,
-            })
-            .collect();
+        let seen = self.points(|record| !record.stale || fresh < 3);
         let Some(last) = seen.last().map(|point| point.rows) else { return };
         self.line = fit(&seen);
         let corrections = self.corrections(&seen);
@@ -326,6 +345,17 @@ impl Curve {
             .collect();
         make_monotone(&mut table);
         self.table = table;
+    }
+
+    /// The sizes whose records are wanted, ascending.
+    fn points(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Point> {
+        let seen = |(_, record): &(usize, &Record)| record.weight > 0.0 && wanted(record);
+        let point = |(class, record): (usize, &Record)| Point {
+            rows: f64::from(nominal(class)),
+            millis: record.mean,
+            weight: record.weight,
+        };
+        self.records.iter().enumerate().filter(seen).map(point).collect()
     }
 
     /// How far each seen size lies off the line, as far as noise does not explain it.

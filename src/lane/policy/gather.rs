@@ -66,9 +66,12 @@ impl Gaps {
             let (count, spent) = (self.counts[bin], self.spent[bin]);
             // Who comes later than that finds the instance half done at worst; and callers that send
             // again when they are answered would be waited for in vain.
-            if spent <= 0.0 || start / rate > LONGEST * service {
+            if count <= 0.0 && spent <= 0.0 || start / rate > LONGEST * service {
                 break;
             }
+            // Gaps that end just inside a bin tell of its edge, not of its whole width: even ones that
+            // are a hair longer than the mean would else make it look as if somebody always came.
+            let spent = spent.max(count * (end - start) / 2.0);
             // Two standard deviations below what was counted: a hold must be sure of its worth.
             let sure = (count - 2.0 * count.sqrt()).max(0.0) / spent * rate;
             let width = (end - start) / rate;
