@@ -61,10 +61,19 @@ struct Family {
     rate: Rate,
     gaps: Gaps,
     last_arrival: Option<Instant>,
-    /// Why, and since when, what waits is held.
-    held: Option<(Instant, Cause)>,
+    /// Set while what waits is held.
+    held: Option<Held>,
     last_used: Instant,
     wanted: Option<Calculation>,
+}
+
+/// What waits is held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Instant,
+    cause: Cause,
+    /// The rows that waited when it began.
+    rows: u32,
 }
 
 /// A batch on its way.
@@ -173,8 +182,12 @@ impl Policy for Adaptive {
         } else {
             family.decide(view, waiting, &remaining, rate, batches, &slow_probes)
         };
-        if let Decision::Send { .. } = decision {
-            family.held = None;
+        if let Decision::Send { .. } = decision
+            && let Some(held) = family.held.take()
+            && held.cause == Cause::Gather
+            && held.rows == waiting
+        {
+            family.gaps.missed();
         }
         let calculation = family.wanted.take();
         self.slow_probes = slow_probes;
@@ -359,7 +372,7 @@ impl Family {
         let horizon = self.gaps.horizon(f64::from(waiting), outlook.time(1), own_rate);
         // What comes at once still takes a moment to come.
         let gather = if horizon > 0.0 { horizon.max(MOMENT) - since } else { 0.0 };
-        let held_for = self.held.map_or(0.0, |(since, _)| millis(view.now.since(since)));
+        let held_for = self.held.map_or(0.0, |held| millis(view.now.since(held.since)));
         let missing = wanted.map_or(0.0, |wanted| f64::from(wanted.saturating_sub(waiting)));
         // Bounded, should fewer come than expected.
         let size = 2.0 * missing / own_rate.max(1e-9) - held_for;
@@ -376,10 +389,11 @@ impl Family {
         }
         let hold = hold.min(spare);
         if hold > NOTHING {
-            self.held = Some((self.held.map_or(view.now, |(since, _)| since), cause));
+            let begun = Held { since: view.now, cause, rows: waiting };
+            self.held = Some(self.held.map_or(begun, |held| Held { cause, ..held }));
             return Decision::Hold(view.now + span(hold));
         }
-        let held = self.held.map(|(_, cause)| cause);
+        let held = self.held.map(|held| held.cause);
         let cause =
             if full || rows < waiting.min(cap) { whole } else { held.unwrap_or(Cause::Idle) };
         send(rows, cause)

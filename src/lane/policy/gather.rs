@@ -11,6 +11,8 @@ const FIRST: f64 = 1.0 / 512.0;
 /// Arrivals between two decays, and what is kept.
 const DECAY_EVERY: u32 = 64;
 const KEPT: f64 = 0.97;
+/// What is kept when somebody was held in vain.
+const KEPT_AFTER_MISS: f64 = 0.5;
 
 /// Nobody is waited for longer than this share of the time that one row takes.
 const LONGEST: f64 = 0.25;
@@ -31,7 +33,8 @@ impl Gaps {
     /// millisecond; `recent` others came in the last service time of one row.
     pub(super) fn arrived(&mut self, gap: f64, rate: f64, recent: f64) {
         let age = gap * rate;
-        if !age.is_finite() {
+        // Without a rate every gap would look short.
+        if !age.is_finite() || rate <= 0.0 {
             return;
         }
         self.seen = self.seen.saturating_add(1);
@@ -51,6 +54,13 @@ impl Gaps {
             start = end;
         }
         self.neighbours += (recent - self.neighbours) / f64::from(self.seen.min(256));
+    }
+
+    /// Somebody was held for more to come, and nobody came: what was seen may not hold any more.
+    pub(super) fn missed(&mut self) {
+        for value in self.counts.iter_mut().chain(&mut self.spent) {
+            *value *= KEPT_AFTER_MISS;
+        }
     }
 
     /// How long after the last arrival it pays to wait for more, in milliseconds, when `waiting` rows
@@ -111,6 +121,30 @@ mod tests {
         let mut gaps = Gaps::default();
         for _ in 0..1000 {
             gaps.arrived(10.9, 1.0 / 10.9, 0.0);
+        }
+        assert_eq!(gaps.horizon(1.0, 10.5, 1.0 / 10.9), 0.0);
+    }
+
+    #[test]
+    fn holding_in_vain_is_soon_given_up() {
+        let mut gaps = Gaps::default();
+        for arrival in 0..4000 {
+            let first = arrival % 8 == 0;
+            gaps.arrived(if first { 79.3 } else { 0.1 }, 0.1, f64::from(arrival % 8));
+        }
+        let misses = (0..20).take_while(|_| {
+            let holds = gaps.horizon(1.0, 10.0, 0.1) > 0.0;
+            gaps.missed();
+            holds
+        });
+        assert!((1..12).contains(&misses.count()));
+    }
+
+    #[test]
+    fn gaps_of_which_nothing_can_be_said_are_not_counted() {
+        let mut gaps = Gaps::default();
+        for arrival in 0..200 {
+            gaps.arrived(10.9, if arrival < 8 { 0.0 } else { 1.0 / 10.9 }, 0.0);
         }
         assert_eq!(gaps.horizon(1.0, 10.5, 1.0 / 10.9), 0.0);
     }
