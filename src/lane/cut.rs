@@ -1,8 +1,7 @@
 //! Cutting batches: what is due, for whom, and how much of it.
 
 use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
-use super::fleet::Early;
-use super::machine::{Flight, Lane, Overlap};
+use super::machine::{Flight, Lane, Overlap, Role};
 use super::policy::{Decision, Departure, Server, View, least_loaded};
 use super::queue::{Budget, Taken};
 use super::ticket::{Member, Payload, Place, ShapeKey, Track};
@@ -120,12 +119,15 @@ impl<P: Payload> Lane<P> {
         if let Some(instance) = self.fleet.probe(now, avoid) {
             return self.cut_probe(now, instance);
         }
-        self.fleet.servers(now, &mut self.servers);
+        let ahead = self.plan.early_slot && self.batchable;
+        let done = |id| self.policy.first_back(now, id).filter(|_| ahead);
+        let soonest = self.fleet.servers(now, done, &mut self.servers);
         let chosen = if self.servers.iter().any(|server| server.free > 0) {
             self.choose(now)
         } else {
-            self.choose_early(now).or_else(|| self.choose_look(now))
+            self.choose_look(now)
         };
+        self.wake_at = [self.wake_at, soonest].into_iter().flatten().min();
         let Some(Choice { place, instance, rows, cause, expected }) = chosen else { return false };
         let (members, short) = self.take_batch(place, rows, instance, expected);
         let members = self.still_due(now, members);
@@ -150,31 +152,6 @@ impl<P: Payload> Lane<P> {
         true
     }
 
-    /// Where a full batch waits and no slot is free: an instance whose running batch is about to
-    /// end, so that it does not idle while the next one travels. Nothing is lost by binding a full
-    /// batch that early but a moment in which a more urgent call might have come.
-    fn choose_early(&mut self, now: Instant) -> Option<Choice> {
-        if !self.plan.early_slot || !self.batchable {
-            return None;
-        }
-        let head = self.batches.first(|_| true)?;
-        let full = self.batches.company(head).rows >= u64::from(self.fleet.cap(now));
-        if head.ticket.key.is_none() || head.avoid.is_some() || !full {
-            return None;
-        }
-        match self.fleet.early(now) {
-            Early::Now(instance) => {
-                let (place, rows) = (head.ticket.place(), self.fleet.cap_of(now, instance));
-                Some(Choice { place, instance, rows, cause: Cause::Full, expected: None })
-            }
-            Early::At(at) => {
-                self.wake_at = Some(at);
-                None
-            }
-            Early::Never => None,
-        }
-    }
-
     /// Where no slot is free: an instance of which one more batch would show whether it works on
     /// several at once. What the running one still needs must be long enough to tell.
     fn choose_look(&mut self, now: Instant) -> Option<Choice> {
@@ -193,7 +170,7 @@ impl<P: Payload> Lane<P> {
         }
         let cap = self.fleet.cap_of(now, instance);
         let rows = u32::try_from(waiting).unwrap_or(u32::MAX).min(cap);
-        let overlap = self.overlap(now, instance, ticket.key.as_ref(), rows, true)?;
+        let overlap = self.overlap(now, instance, ticket.key.as_ref(), rows, Role::Look)?;
         let place = ticket.place();
         let width = self.fleet.width(instance)?;
         // Of several on their way the first is soon back.
@@ -201,7 +178,7 @@ impl<P: Payload> Lane<P> {
             return None;
         }
         width.look();
-        Some(Choice { place, instance, rows: cap, cause: Cause::Explore, expected: None })
+        Some(Choice { place, instance, rows: cap, cause: Cause::Width, expected: None })
     }
 
     /// What a batch that shares its instance with others is measured by.
@@ -211,11 +188,11 @@ impl<P: Payload> Lane<P> {
         instance: InstanceId,
         key: Option<&ShapeKey>,
         rows: u32,
-        extra: bool,
+        role: Role,
     ) -> Option<Overlap> {
         let expected = self.policy.expected(key, instance, rows)?;
-        let remaining = self.policy.first_back(now, instance)?.since(now);
-        Some(Overlap { expected, remaining, extra })
+        let remaining = self.policy.first_back(now, instance)?.0.since(now);
+        Some(Overlap { expected, remaining, role })
     }
 
     /// Asks the policy about the most urgent call; where it holds, about the most urgent call of
@@ -331,12 +308,14 @@ impl<P: Payload> Lane<P> {
         let batches = self.fleet.batches(instance);
         let (slots, proven) =
             self.fleet.width(instance).map_or((1, 1), |width| (width.slots(), width.proven()));
-        let overlap = match track {
-            Track::Batch if batches >= proven => {
-                self.overlap(now, instance, key.as_ref(), rows, batches >= slots)
-            }
-            _ => None,
+        let role = match (cause, batches < slots) {
+            (Cause::Width, _) => Role::Look,
+            (_, true) => Role::Unproven,
+            (_, false) => Role::Ahead,
         };
+        let overlap = (track == Track::Batch && batches >= proven)
+            .then(|| self.overlap(now, instance, key.as_ref(), rows, role))
+            .flatten();
         let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
         let probe = self.fleet.sent(now, instance, track, rows);
         self.notice_breaker(instance, before);

@@ -36,8 +36,7 @@ pub struct LanePlan {
     /// Batches that an instance may run at once when nothing is shared, so that there is nothing
     /// to gain by waiting for an answer.
     pub alone_slots: u32,
-    /// Whether a full batch that waits may be sent shortly before the running one ends, to an
-    /// instance with one slot.
+    /// Whether a batch may be sent shortly before the running one ends, to an instance with one slot.
     pub early_slot: bool,
     /// Streams that an instance may run at once.
     pub stream_slots: u32,
@@ -166,6 +165,8 @@ pub enum Cause {
     Size,
     /// To see how long so many rows take.
     Explore,
+    /// To see how many batches the instance takes at once.
+    Width,
     /// A call's deadline allowed no more waiting.
     Deadline,
     /// More rows would have missed the latency objective.
@@ -193,6 +194,7 @@ impl Cause {
             Cause::Delay => "delay",
             Cause::Size => "size",
             Cause::Explore => "explore",
+            Cause::Width => "width",
             Cause::Deadline => "deadline",
             Cause::Slo => "slo",
             Cause::Budget => "budget",

@@ -2,6 +2,7 @@
 
 use super::breaker::{Admission, Breaker, BreakerState};
 use super::event::LanePlan;
+use super::lead::Lead;
 use super::limit::SizeLimit;
 use super::policy::Server;
 use super::width::Width;
@@ -10,9 +11,6 @@ use super::{InstanceId, Instant, Span, Track};
 /// How long an instance that is too busy is left alone the first time.
 const FIRST_PAUSE: Span = Span::from_millis(20);
 const LONGEST_PAUSE: Span = Span::from_secs(2);
-/// How long before the running batch ends the next full one may be sent: enough for its transfer,
-/// and little enough that hardly anything more urgent comes meanwhile.
-const LONGEST_LEAD: Span = Span::from_millis(2);
 /// A wait that is still better than telling the callers that there is nobody.
 const BEARABLE: Span = Span::from_secs(1);
 
@@ -62,21 +60,10 @@ struct Member {
     paused_until: Instant,
     pauses: u32,
     last_sent: u64,
-    /// When the last batch went out.
-    batch_sent: Instant,
-    /// How long full batches take, smoothed.
-    full_time: Option<Span>,
-}
-
-/// Whether a full batch may be sent before the running one is back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Early {
-    /// To this instance, now.
-    Now(InstanceId),
-    /// Not before this time.
-    At(Instant),
-    /// Nobody is known well enough.
-    Never,
+    /// How long before it is done it gets its next batch.
+    lead: Lead,
+    /// When the last batch came back.
+    last_back: Instant,
 }
 
 /// What a lane may hope for.
@@ -110,8 +97,8 @@ impl Fleet {
             paused_until: Instant::default(),
             pauses: 0,
             last_sent: 0,
-            batch_sent: Instant::default(),
-            full_time: None,
+            lead: Lead::default(),
+            last_back: Instant::default(),
         };
         Self { members: (0..plan.instances).map(|_| member()).collect(), sent: 0 }
     }
@@ -159,21 +146,48 @@ impl Fleet {
         })
     }
 
-    /// The usable instances that no probe is needed for.
-    pub(super) fn servers(&self, now: Instant, servers: &mut Vec<Server>) {
+    /// The usable instances that no probe is needed for. A slot whose batch is back in a moment counts
+    /// as free; returns when the next one will, given when each instance is expected to be done.
+    pub(super) fn servers(
+        &self,
+        now: Instant,
+        done: impl Fn(InstanceId) -> Option<(Instant, Span)>,
+        servers: &mut Vec<Server>,
+    ) -> Option<Instant> {
         servers.clear();
-        servers.extend(self.members.iter().zip((0..).map(InstanceId)).filter_map(
-            |(member, id)| match member.breaker.admission(now) {
-                Admission::Batches(ramp) if member.is_usable(now) => Some(Server {
-                    id,
-                    slots: member.width.slots(),
-                    free: member.width.slots().saturating_sub(member.batches),
-                    cap: member.limit.cap(now).min(ramp).max(1),
-                    last_sent: member.last_sent,
-                }),
-                _ => None,
-            },
-        ));
+        let mut soonest: Option<Instant> = None;
+        for (member, id) in self.members.iter().zip((0..).map(InstanceId)) {
+            let Admission::Batches(ramp) = member.breaker.admission(now) else { continue };
+            if !member.is_usable(now) {
+                continue;
+            }
+            let mut free = member.width.slots().saturating_sub(member.batches);
+            let mut soon = false;
+            // While the limit is being learned, one batch at a time finds it out.
+            let ahead = free == 0 && member.width.slots() == 1 && member.batches == 1;
+            if ahead
+                && ramp == u32::MAX
+                && member.limit.is_told()
+                && let Some((at, expected)) = done(id)
+                && let Some(lead) = member.lead.of(expected)
+            {
+                let at = at - lead;
+                free = u32::from(at <= now);
+                soon = at <= now;
+                if at > now {
+                    soonest = Some(soonest.map_or(at, |soonest| soonest.min(at)));
+                }
+            }
+            servers.push(Server {
+                id,
+                slots: member.width.slots(),
+                free,
+                cap: member.limit.cap(now).min(ramp).max(1),
+                ahead: soon,
+                last_sent: member.last_sent,
+            });
+        }
+        soonest
     }
 
     pub(super) fn has_other(&self, now: Instant, than: InstanceId) -> bool {
@@ -197,19 +211,29 @@ impl Fleet {
         *member.in_flight(track) += 1;
         member.rows += u64::from(rows);
         member.last_sent = sent;
-        member.batch_sent = now;
         if track == Track::Batch {
             member.width.sent();
+            // It counts among them already.
+            member.lead.sent(member.batches > member.width.slots());
         }
         member.breaker.sent(now)
     }
 
-    /// A batch is back: its slot is free again.
-    pub(super) fn returned(&mut self, id: InstanceId, track: Track, rows: u32) {
-        if let Some(member) = self.member(id) {
-            let in_flight = member.in_flight(track);
-            *in_flight = in_flight.saturating_sub(1);
-            member.rows = member.rows.saturating_sub(u64::from(rows));
+    /// A batch is back: its slot is free again. Returns when the one before came back.
+    pub(super) fn returned(
+        &mut self,
+        now: Instant,
+        id: InstanceId,
+        track: Track,
+        rows: u32,
+    ) -> Option<Instant> {
+        let member = self.member(id)?;
+        let in_flight = member.in_flight(track);
+        *in_flight = in_flight.saturating_sub(1);
+        member.rows = member.rows.saturating_sub(u64::from(rows));
+        match track {
+            Track::Batch => Some(std::mem::replace(&mut member.last_back, now)),
+            Track::Stream => None,
         }
     }
 
@@ -260,36 +284,8 @@ impl Fleet {
         self.members.get(id.0 as usize).map_or(0, |member| member.batches)
     }
 
-    /// A full batch took so long.
-    pub(super) fn note_full(&mut self, id: InstanceId, took: Span) {
-        if let Some(member) = self.member(id) {
-            let old = member.full_time.unwrap_or(took).as_nanos();
-            member.full_time = Some(Span::from_nanos(old / 4 * 3 + took.as_nanos() / 4));
-        }
-    }
-
-    /// Looks for an instance whose only slot is taken by a batch that is about to end.
-    pub(super) fn early(&self, now: Instant) -> Early {
-        let due = |member: &Member| {
-            let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
-            // While the limit is being learned, one batch at a time finds it out.
-            let fits = member.width.slots() == 1 && member.batches == 1 && member.limit.is_told();
-            let full_time =
-                member.full_time.filter(|_| trusted && fits && member.is_usable(now))?;
-            let lead = Span::from_nanos(full_time.as_nanos() / 8).min(LONGEST_LEAD);
-            Some(member.batch_sent + full_time - lead)
-        };
-        let soonest = self
-            .members
-            .iter()
-            .zip((0..).map(InstanceId))
-            .filter_map(|(member, id)| Some((due(member)?, id)))
-            .min();
-        match soonest {
-            Some((at, id)) if at <= now => Early::Now(id),
-            Some((at, _)) => Early::At(at),
-            None => Early::Never,
-        }
+    pub(super) fn lead(&mut self, id: InstanceId) -> Option<&mut Lead> {
+        self.member(id).map(|member| &mut member.lead)
     }
 
     pub(super) fn breaker(&mut self, id: InstanceId) -> Option<&mut Breaker> {

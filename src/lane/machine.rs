@@ -21,7 +21,7 @@ use super::{InstanceId, Instant, Span};
 /// - A batch has one shape key and at most the rows of the cap; a call without a key rides alone.
 /// - No call past its deadline enters a batch.
 /// - No free, admitted slot while a due batch waits.
-/// - Slots in use never exceed the plan, but for one full batch sent early where it allows that; an open breaker gets nothing, a half-open one its probes.
+/// - Slots in use never exceed the plan, but for one batch sent shortly ahead where it allows that; an open breaker gets nothing, a half-open one its probes.
 /// - The queue is bounded in rows and bytes.
 /// - After `next` has returned `None`, `wake_at` is in the future or absent.
 /// - The same events at the same times have the same effects.
@@ -69,8 +69,19 @@ pub(super) struct Overlap {
     pub(super) expected: Span,
     /// What the first of the others still needed when it was sent.
     pub(super) remaining: Span,
-    /// Whether it was one more than there are slots.
-    pub(super) extra: bool,
+    /// Why it is not alone.
+    pub(super) role: Role,
+}
+
+/// Why a batch is not alone on its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It has a slot that is not proven yet.
+    Unproven,
+    /// The one before it was expected to be done in a moment.
+    Ahead,
+    /// To see whether the instance takes one more.
+    Look,
 }
 
 /// What waits in all queues together.

@@ -17,6 +17,7 @@ mod budget;
 mod cut;
 mod event;
 mod fleet;
+mod lead;
 mod limit;
 mod machine;
 mod outcome;

@@ -2,10 +2,10 @@
 
 use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
-use super::machine::{Flight, Lane, Overlap};
+use super::machine::{Flight, Lane, Overlap, Role};
 use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
-use super::{InstanceId, Instant};
+use super::{InstanceId, Instant, Span};
 
 /// Times that instances may be too busy for one call before its caller is told.
 const MAX_BOUNCES: u8 = 8;
@@ -13,9 +13,11 @@ const MAX_BOUNCES: u8 = 8;
 impl<P: Payload> Lane<P> {
     pub(super) fn done(&mut self, now: Instant, slot: SlotId, outcome: Outcome<P>) {
         let Some(flight) = self.flights.remove(&slot) else { return };
-        self.fleet.returned(flight.instance, flight.track, flight.rows);
+        let before = self.fleet.returned(now, flight.instance, flight.track, flight.rows);
+        let served = matches!(outcome, Outcome::Served { .. });
         if flight.track == Track::Batch {
-            self.policy.back(now, slot, matches!(outcome, Outcome::Served { .. }));
+            self.policy.back(now, slot, served);
+            self.learn_lead(now, &flight, before, served);
         }
         match outcome {
             Outcome::Served { batched } => self.served(now, &flight, batched),
@@ -37,9 +39,6 @@ impl<P: Payload> Lane<P> {
         if !batched {
             self.stop_sharing(Unshared::Seen);
         } else if self.batchable && flight.track == Track::Batch {
-            if flight.rows >= self.fleet.cap_of(now, flight.instance) {
-                self.fleet.note_full(flight.instance, now.since(flight.sent));
-            }
             if let Some(limit) = self.fleet.limit(flight.instance) {
                 limit.served(flight.rows);
             }
@@ -51,9 +50,30 @@ impl<P: Payload> Lane<P> {
         }
     }
 
+    /// A batch that was sent before the one before it was back shows how long the way is; and the one
+    /// behind it begins only now, as if it had been sent when the way was still before it.
+    fn learn_lead(&mut self, now: Instant, flight: &Flight, before: Option<Instant>, served: bool) {
+        let Some(lead) = self.fleet.lead(flight.instance) else { return };
+        let is_ahead = |overlap: &Overlap| overlap.role == Role::Ahead;
+        if let (Some(overlap), Some(before)) = (flight.overlap.filter(is_ahead), before)
+            && served
+            && before > flight.sent
+        {
+            let (expected, gap) = (overlap.expected.as_nanos(), now.since(before).as_nanos());
+            lead.saved(Span::from_nanos(expected.saturating_sub(gap)));
+        }
+        let Some(way) = lead.known_way() else { return };
+        let mut others = self.flights.values().filter(|other| other.instance == flight.instance);
+        if let (Some(behind), None) = (others.next(), others.next())
+            && behind.overlap.as_ref().is_some_and(is_ahead)
+        {
+            self.policy.begun(flight.instance, now - way);
+        }
+    }
+
     /// How late a batch was for sharing its instance tells how many the instance works on at once.
     fn learn_width(&mut self, now: Instant, flight: &Flight) {
-        let Some(Overlap { expected, remaining, extra }) = flight.overlap else { return };
+        let Some(Overlap { expected, remaining, role }) = flight.overlap else { return };
         let Some(width) = self.fleet.width(flight.instance) else { return };
         // A batch that had to wait for next to nothing says nothing.
         if remaining.times(4 * u64::from(width.slots())) < expected {
@@ -61,7 +81,11 @@ impl<P: Payload> Lane<P> {
         }
         let took = now.since(flight.sent).as_nanos() as f64;
         let late = (took - expected.as_nanos() as f64) / remaining.as_nanos() as f64;
-        if extra { width.looked(late) } else { width.tried(late) }
+        match role {
+            Role::Look => width.looked(late),
+            Role::Unproven => width.tried(late),
+            Role::Ahead => {}
+        }
     }
 
     fn failed(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {

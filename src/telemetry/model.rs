@@ -57,9 +57,9 @@ pub const OUTCOMES: [&str; 17] = [
 ];
 
 /// Why a batch may have been cut.
-const CAUSES: [&str; 14] = [
-    "full", "idle", "balance", "gather", "delay", "size", "explore", "deadline", "slo", "budget",
-    "drain", "alone", "probe", "bisect",
+const CAUSES: [&str; 15] = [
+    "full", "idle", "balance", "gather", "delay", "size", "explore", "width", "deadline", "slo",
+    "budget", "drain", "alone", "probe", "bisect",
 ];
 
 /// The metrics of one model.

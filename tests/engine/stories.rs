@@ -263,22 +263,3 @@ async fn a_priority_that_does_not_exist_is_refused() {
     let outcome = call_on(&model, &[1], Terms { priority: Some(4), ..terms() }).await;
     assert_eq!(outcome, Err(FaultKind::InvalidRequest));
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_full_batch_is_sent_shortly_before_the_running_one_ends() {
-    let elapsed = async |keys: &str| {
-        let instance = Scripted::new(std::iter::repeat_n(Act::Serve(80), 5));
-        let (_models, model) = models(keys, &[Arc::clone(&instance)]);
-        let first = spawn(&model, &[0]);
-        instance.arrival().await;
-        let started = Instant::now();
-        let others = (1..17).map(|value| spawn(&model, &[value])).collect();
-        first.await.unwrap().unwrap();
-        assert!(all(others).await.iter().all(Result::is_ok));
-        assert_eq!(instance.batches(), [1, 4, 4, 4, 4]);
-        started.elapsed().as_millis()
-    };
-    assert_eq!(elapsed("max_concurrency = 1").await, 400);
-    let early = elapsed("").await;
-    assert!((390..=397).contains(&early), "three batches two milliseconds early: {early}");
-}

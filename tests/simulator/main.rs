@@ -7,6 +7,7 @@ mod arrivals;
 mod checks;
 mod crooked;
 mod disturbances;
+mod lead;
 mod objective;
 mod ratios;
 mod row;

@@ -26,6 +26,8 @@ const FAMILIES: usize = 64;
 const SHOWN: usize = 8;
 /// Answers before anything is decided by them.
 const ENOUGH: u64 = 3;
+/// Answers before it is relied upon when an instance will be done.
+const SETTLED: u64 = 16;
 /// An instance that takes so many times the usual is slow.
 const SLOW: f64 = 1.5;
 /// How often a slow instance gets one call, to see whether it has recovered.
@@ -129,7 +131,10 @@ impl Adaptive {
         let mut remaining: Vec<(f64, InstanceId)> = self
             .flights
             .iter()
-            .filter(|flight| servers.iter().any(|server| server.id == flight.instance))
+            // A server that is done in a moment counts as free, and not as busy besides.
+            .filter(|flight| {
+                servers.iter().any(|server| server.id == flight.instance && !server.ahead)
+            })
             .filter_map(|flight| {
                 let curve = &self.families.get(&flight.key)?.curve;
                 let elapsed = millis(now.since(flight.sent));
@@ -212,13 +217,22 @@ impl Policy for Adaptive {
         (curve.answers() >= ENOUGH).then(|| span(time))
     }
 
-    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<Instant> {
+    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<(Instant, Span)> {
         let mine = self.flights.iter().filter(|flight| flight.instance == instance);
         let remaining = mine.filter_map(|flight| {
             let curve = &self.families.get(&flight.key)?.curve;
-            curve.remaining(instance, flight.rows, millis(now.since(flight.sent)))
+            let left = curve.remaining(instance, flight.rows, millis(now.since(flight.sent)))?;
+            let known = curve.answers() >= SETTLED;
+            known.then(|| (left, curve.time(flight.rows) * curve.factor(instance)))
         });
-        remaining.reduce(f64::min).map(|remaining| now + span(remaining))
+        let (left, takes) = remaining.min_by(|one, other| one.0.total_cmp(&other.0))?;
+        Some((now + span(left), span(takes)))
+    }
+
+    fn begun(&mut self, instance: InstanceId, at: Instant) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.instance == instance) {
+            flight.sent = flight.sent.max(at);
+        }
     }
 
     fn sent(&mut self, now: Instant, departure: &Departure<'_>) {

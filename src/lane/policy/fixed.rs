@@ -40,7 +40,8 @@ mod tests {
     use crate::lane::policy::Server;
     use crate::lane::{InstanceId, ShapeKey};
 
-    const SERVER: Server = Server { id: InstanceId(0), slots: 1, free: 1, cap: 8, last_sent: 0 };
+    const SERVER: Server =
+        Server { id: InstanceId(0), slots: 1, free: 1, cap: 8, ahead: false, last_sent: 0 };
 
     fn decide(delay_millis: u64, now_millis: u64, waiting_rows: u64, draining: bool) -> Decision {
         let at = |millis| Instant::default() + Span::from_millis(millis);

@@ -54,6 +54,8 @@ pub struct Server {
     pub free: u32,
     /// The most rows that its next batch may have; at least 1.
     pub cap: u32,
+    /// Whether it is still busy, but done in a moment.
+    pub ahead: bool,
     /// Grows with each batch that it got.
     pub last_sent: u64,
 }
@@ -101,10 +103,17 @@ pub trait Policy: std::fmt::Debug + Send {
         None
     }
 
-    /// When an instance is expected to be done with the first of its batches.
-    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<Instant> {
+    /// When an instance is expected to be done with the first of its batches, and how long that batch
+    /// takes in all.
+    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<(Instant, Span)> {
         let _ = (now, instance);
         None
+    }
+
+    /// The only batch that an instance has was behind another; it takes as long as if it had been
+    /// sent at this time.
+    fn begun(&mut self, instance: InstanceId, at: Instant) {
+        let _ = (instance, at);
     }
 
     /// A batch went out.
