@@ -129,7 +129,10 @@ impl<P: Payload> Lane<P> {
         };
         self.wake_at = [self.wake_at, soonest].into_iter().flatten().min();
         let Some(Choice { place, instance, rows, cause, expected }) = chosen else { return false };
-        let (members, short) = self.take_batch(place, rows, instance, expected);
+        // What pays best is no reason to cut a call in pieces.
+        let most = self.servers.iter().find(|server| server.id == instance);
+        let most = most.map_or(rows, |server| server.cap).max(rows);
+        let (members, short) = self.take_batch(place, (rows, most), instance, expected);
         let members = self.still_due(now, members);
         if !members.is_empty() {
             let cause = if short { Cause::Budget } else { cause };
@@ -144,7 +147,7 @@ impl<P: Payload> Lane<P> {
         let eligible = |member: &Member<P>| !(other && member.avoid == Some(instance));
         let place = self.batches.first(eligible).map(|head| head.ticket.place());
         let Some(place) = place else { return false };
-        let (members, _) = self.take_batch(place, 1, instance, None);
+        let (members, _) = self.take_batch(place, (1, 1), instance, None);
         let members = self.still_due(now, members);
         if !members.is_empty() {
             self.dispatch(now, instance, members, Cause::Probe, None);
@@ -269,13 +272,14 @@ impl<P: Payload> Lane<P> {
     fn take_batch(
         &mut self,
         place: Place,
-        rows: u32,
+        (rows, most_rows): (u32, u32),
         instance: InstanceId,
         expected: Option<Instant>,
     ) -> (Vec<Member<P>>, bool) {
         let before = self.batches.len();
         let budget = Budget {
             rows,
+            most_rows,
             bytes: self.plan.max_batch_bytes.unwrap_or(u64::MAX),
             tokens: self.plan.max_batch_tokens.unwrap_or(u64::MAX),
         };

@@ -35,7 +35,10 @@ pub(super) struct Taken<P> {
 /// How much a batch may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
+    /// Rows that are wanted. A call that has more by itself goes whole nevertheless.
     pub(super) rows: u32,
+    /// Rows that are possible: a call that has more is cut.
+    pub(super) most_rows: u32,
     pub(super) bytes: u64,
     pub(super) tokens: u64,
 }
@@ -70,7 +73,7 @@ impl Budget {
         let fit = |budget: u64, each: u64| budget.checked_div(each).unwrap_or(u64::MAX);
         let by_bytes = fit(self.bytes, ticket.bytes.div_ceil(u64::from(ticket.rows.max(1))));
         let by_tokens = fit(self.tokens, u64::from(ticket.longest_tokens));
-        let most = by_bytes.min(by_tokens).clamp(1, u64::from(self.rows.max(1)));
+        let most = by_bytes.min(by_tokens).clamp(1, u64::from(self.most_rows.max(1)));
         u32::try_from(most).unwrap_or(u32::MAX)
     }
 }
@@ -170,7 +173,7 @@ impl<P: Payload> Queue<P> {
         let Some(key) = key else { return alone(self.remove(place)) };
         let most = budget.rows_of(&first.ticket);
         if first.ticket.rows > most {
-            return Taken { short: most < budget.rows, ..alone(self.cut(place, most)) };
+            return Taken { short: most < budget.most_rows, ..alone(self.cut(place, most)) };
         }
         let Some(group) = self.groups.get(&key) else { return alone(None) };
         let mut load = Load::default();
@@ -196,7 +199,7 @@ impl<P: Payload> Queue<P> {
             }
             load = with;
             chosen.push(place);
-            if load.rows == u64::from(budget.rows) {
+            if load.rows >= u64::from(budget.rows) {
                 break;
             }
         }

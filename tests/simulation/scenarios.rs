@@ -151,3 +151,19 @@ fn instances_that_work_on_all_at_once_get_more_slots() {
     assert!(one.refused > 5_000, "{one:?}");
     assert!(many.refused * 2 < one.refused, "{many:?}");
 }
+
+#[test]
+fn a_call_is_not_cut_because_smaller_batches_pay() {
+    for report in worlds(0..3, |_| Habits {
+        instances: 1,
+        shapes: 1,
+        max_rows: 8,
+        mean_gap: Span::from_millis(30),
+        service: (Span::ZERO, Span::from_millis(2)),
+        calls: 2_000,
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 2_000);
+        assert!(report.batches <= 2_000, "{} batches for 2000 calls", report.batches);
+    }
+}

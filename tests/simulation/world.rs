@@ -34,6 +34,8 @@ pub(crate) struct Habits {
     pub(crate) queue_rows: u64,
     /// Instances that may be down at the same time.
     pub(crate) outages: usize,
+    /// What every batch and every row of it takes.
+    pub(crate) service: (Span, Span),
     pub(crate) max_queue_delay: Option<Span>,
     pub(crate) max_batch_bytes: Option<u64>,
     pub(crate) objective: Option<Span>,
@@ -59,6 +61,7 @@ impl Default for Habits {
             deadline: Span::from_secs(30),
             queue_rows: 4096,
             outages: 0,
+            service: (Span::from_millis(10), Span::from_nanos(500_000)),
             max_queue_delay: None,
             max_batch_bytes: None,
             objective: None,
@@ -251,7 +254,8 @@ impl World {
                     self.note(slot.0 ^ u64::from(batch.rows) << 32);
                     self.report.batches += 1;
                     self.report.batched_rows += u64::from(batch.rows);
-                    let took = 10_000_000 + 500_000 * u64::from(batch.rows);
+                    let (base, per_row) = self.habits.service;
+                    let took = base.as_nanos() + per_row.as_nanos() * u64::from(batch.rows);
                     self.at(Span::from_nanos(took), Happening::Finish(slot));
                     let flying = Flying { instance, members: batch.members, aborted: false };
                     self.flying.insert(slot, flying);
