@@ -121,7 +121,9 @@ impl<P: Payload> Lane<P> {
         }
         let ahead = self.plan.early_slot && self.batchable;
         let done = |id| self.policy.first_back(now, id).filter(|_| ahead);
-        let soonest = self.fleet.servers(now, done, &mut self.servers);
+        let waiting =
+            self.batches.first(|_| true).map_or(0, |head| self.batches.company(head).rows);
+        let soonest = self.fleet.servers(now, waiting, done, &mut self.servers);
         let chosen = if self.servers.iter().any(|server| server.free > 0) {
             self.choose(now)
         } else {

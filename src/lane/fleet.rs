@@ -151,6 +151,7 @@ impl Fleet {
     pub(super) fn servers(
         &self,
         now: Instant,
+        waiting: u64,
         done: impl Fn(InstanceId) -> Option<(Instant, Span)>,
         servers: &mut Vec<Server>,
     ) -> Option<Instant> {
@@ -169,7 +170,8 @@ impl Fleet {
                 && ramp == u32::MAX
                 && member.limit.is_told()
                 && let Some((at, expected)) = done(id)
-                && let Some(lead) = member.lead.of(expected)
+                && let Some(lead) =
+                    member.lead.of(expected, waiting >= u64::from(member.limit.cap(now)))
             {
                 let at = at - lead;
                 free = u32::from(at <= now);

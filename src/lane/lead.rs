@@ -34,11 +34,13 @@ impl Lead {
         (self.shown >= ENOUGH).then(|| Span::from_nanos(self.way as u64))
     }
 
-    /// How long ahead of the end of a batch that takes `expected`; `None`: this one is to wait.
-    pub(super) fn of(&self, expected: Span) -> Option<Span> {
+    /// How long ahead of the end of a batch that takes `expected`; `None`: this one is to wait. A `full`
+    /// batch loses nothing by going early, and jitter on the way may be longer than the way.
+    pub(super) fn of(&self, expected: Span, full: bool) -> Option<Span> {
         let most = Span::from_nanos(expected.as_nanos() / SHARE).min(LONGEST);
         let wanted = Span::from_nanos((self.way * 1.1) as u64 + STEP.as_nanos());
-        (self.ahead < IN_A_ROW).then_some(wanted.min(most))
+        let ahead = if full { most } else { wanted.min(most) };
+        (self.ahead < IN_A_ROW).then_some(ahead)
     }
 
     /// A batch goes out, ahead of the end of another or not.
@@ -64,10 +66,10 @@ mod tests {
         let way = 800_000;
         let mut lead = Lead::default();
         for _ in 0..400 {
-            let ahead = lead.of(BATCH).unwrap_or_default();
+            let ahead = lead.of(BATCH, false).unwrap_or_default();
             lead.saved(ahead.min(Span::from_nanos(way)));
         }
-        let ahead = lead.of(BATCH).unwrap_or_default();
+        let ahead = lead.of(BATCH, false).unwrap_or_default();
         assert!((way..2 * way).contains(&ahead.as_nanos()), "{ahead:?}");
         assert!(lead.known_way().unwrap_or_default().as_nanos().abs_diff(way) < 10_000);
     }
@@ -76,16 +78,17 @@ mod tests {
     fn short_batches_are_not_sent_long_ahead() {
         let mut lead = Lead::default();
         (0..200).for_each(|_| lead.saved(LONGEST));
-        assert_eq!(lead.of(Span::from_millis(4)), Some(Span::from_nanos(500_000)));
-        assert_eq!(lead.of(Span::from_secs(1)), Some(LONGEST));
+        assert_eq!(lead.of(Span::from_millis(4), false), Some(Span::from_nanos(500_000)));
+        assert_eq!(lead.of(Span::from_secs(1), false), Some(LONGEST));
+        assert_eq!(Lead::default().of(Span::from_secs(1), true), Some(LONGEST));
     }
 
     #[test]
     fn now_and_then_one_waits() {
         let mut lead = Lead::default();
         (0..IN_A_ROW).for_each(|_| lead.sent(true));
-        assert_eq!(lead.of(BATCH), None);
+        assert_eq!(lead.of(BATCH, false), None);
         lead.sent(false);
-        assert!(lead.of(BATCH).is_some());
+        assert!(lead.of(BATCH, false).is_some());
     }
 }
