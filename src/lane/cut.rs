@@ -31,7 +31,12 @@ impl<P: Payload> Lane<P> {
         if !self.effects.is_empty() {
             return;
         }
-        let cut = self.cut_trial(now) || self.cut_stream(now) || self.cut_batch(now);
+        let mut cut = true;
+        // A batch whose callers have all gone is no reason to keep the others waiting.
+        while cut && self.effects.is_empty() {
+            self.wake_at = None;
+            cut = self.cut_trial(now) || self.cut_stream(now) || self.cut_batch(now);
+        }
         let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
         self.effects.extend(self.policy.calculation().map(Effect::Calculate));
         if !cut && waits {

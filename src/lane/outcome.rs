@@ -63,7 +63,9 @@ impl<P: Payload> Lane<P> {
             lead.saved(Span::from_nanos(expected.saturating_sub(gap)));
         }
         let Some(way) = lead.known_way() else { return };
-        let mut others = self.flights.values().filter(|other| other.instance == flight.instance);
+        let is_beside =
+            |other: &&Flight| other.instance == flight.instance && other.track == Track::Batch;
+        let mut others = self.flights.values().filter(is_beside);
         if let (Some(behind), None) = (others.next(), others.next())
             && behind.overlap.as_ref().is_some_and(is_ahead)
         {

@@ -3,6 +3,7 @@
 //!
 //! `SEED=7 cargo test --test simulation` replays one world.
 
+mod abandoned;
 mod oracle;
 mod random;
 mod scenarios;

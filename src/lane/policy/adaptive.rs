@@ -52,7 +52,8 @@ pub struct Adaptive {
     /// When each instance last got a call because it is slow.
     slow_probes: Vec<Instant>,
     batches: u64,
-    calculation: Option<Calculation>,
+    /// What is to be calculated; at most one for each kind of batch.
+    calculations: Vec<Calculation>,
 }
 
 /// What is known of the calls of one shape key.
@@ -101,7 +102,7 @@ impl Adaptive {
             batch_millis: 0.0,
             slow_probes: vec![Instant::default(); instances as usize],
             batches: 0,
-            calculation: None,
+            calculations: Vec::new(),
         }
     }
 
@@ -194,9 +195,9 @@ impl Policy for Adaptive {
         {
             family.gaps.missed();
         }
-        let calculation = family.wanted.take();
+        let wanted = family.wanted.take();
         self.slow_probes = slow_probes;
-        self.calculation = calculation.or(self.calculation.take());
+        self.calculations.extend(wanted);
         if let Decision::Send { instance, cause: Cause::Probe, .. } = decision
             && let Some(probed) = self.slow_probes.get_mut(instance.0 as usize)
         {
@@ -262,7 +263,7 @@ impl Policy for Adaptive {
     }
 
     fn calculation(&mut self) -> Option<Calculation> {
-        self.calculation.take()
+        self.calculations.pop()
     }
 
     fn calculated(&mut self, calculated: Calculated) {
@@ -450,4 +451,55 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
         return 1.0;
     }
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INSTANCE: InstanceId = InstanceId(0);
+
+    fn at(millis: u64) -> Instant {
+        Instant::default() + Span::from_millis(millis)
+    }
+
+    /// Teaches the policy a curve that is worth a table.
+    fn teach(policy: &mut Adaptive, key: &ShapeKey) {
+        for (slot, rows) in (0..).zip([1, 8, 16, 17, 24, 32, 1, 8, 16, 17, 24, 32]) {
+            let departure = Departure {
+                slot: SlotId(slot),
+                instance: INSTANCE,
+                key: Some(key),
+                rows,
+                telling: true,
+            };
+            policy.sent(at(0), &departure);
+            policy.back(at(if rows > 16 { 36 } else { 20 }), SlotId(slot), true);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_batch_gets_its_table() {
+        let mut policy = Adaptive::new(1);
+        let keys = [ShapeKey::new(b"a"), ShapeKey::new(b"b")];
+        let server =
+            Server { id: INSTANCE, slots: 1, free: 1, cap: 32, ahead: false, last_sent: 0 };
+        for key in &keys {
+            teach(&mut policy, key);
+        }
+        for key in &keys {
+            policy.decide(&View {
+                now: at(100),
+                key,
+                waiting_rows: 1,
+                all_waiting_rows: 2,
+                oldest: at(100),
+                deadline: at(10_000),
+                servers: &[server],
+                objective: None,
+                draining: false,
+            });
+        }
+        assert!(policy.calculation().is_some() && policy.calculation().is_some());
+    }
 }

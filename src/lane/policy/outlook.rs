@@ -1,6 +1,7 @@
 //! One decision: how many rows to send, and how long to hold them.
 
 use super::balance;
+use super::classes::sizes;
 use super::curve::Curve;
 use super::sizes::SizeTable;
 
@@ -94,7 +95,7 @@ impl Outlook<'_> {
         let sustains =
             |sent: u32| self.servers * f64::from(sent) / self.time(sent) > 1.1 * self.rate;
         let mut best = (rows, cost(rows));
-        for sent in (1..rows).filter(|&sent| sustains(sent)) {
+        for sent in sizes(rows).filter(|&sent| sent < rows && sustains(sent)) {
             let cost = cost(sent);
             if cost < best.1 {
                 best = (sent, cost);
