@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::alarm::Alarm;
 use super::clock::Clock;
-use super::slot::{self, SlotContext};
+use super::slot::{self, Landing, SlotContext};
 use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
 use crate::instance::Instance;
@@ -43,15 +43,22 @@ pub(super) enum Message {
     WhenIdle(oneshot::Sender<()>),
 }
 
-/// A batch on its way: its slot, and what became of it unless its stream goes on.
-pub(super) type Flight =
-    Pin<Box<dyn Future<Output = (SlotId, Option<Outcome<Call>>)> + Send + 'static>>;
+/// A batch on its way: its slot, and how it landed.
+pub(super) type Flight = Pin<Box<dyn Future<Output = (SlotId, Landing)> + Send + 'static>>;
+
+/// What to steer a batch on its way by.
+pub(super) struct Controls {
+    instance: InstanceId,
+    abort: AbortHandle,
+    /// Asks for its calls; taken once that is done.
+    recall: Option<oneshot::Sender<()>>,
+}
 
 /// What ends the engine's sleep.
 #[expect(clippy::large_enum_variant, reason = "taken apart at once; a box would cost more")]
 enum Woken {
     Message(Message),
-    Landed(SlotId, Option<Outcome<Call>>),
+    Landed(SlotId, Landing),
     Calculated(Calculated),
     Due,
     Closed,
@@ -70,7 +77,7 @@ pub(super) struct Engine {
     pub(super) flights: FuturesUnordered<Flight>,
     pub(super) alarm: Alarm,
     pub(super) calculations: JoinSet<Calculated>,
-    pub(super) slots: BTreeMap<SlotId, (InstanceId, AbortHandle)>,
+    pub(super) slots: BTreeMap<SlotId, Controls>,
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
     /// How fast the queue drains, for `retry-after`.
     pub(super) drain_rate: DrainRate,
@@ -84,11 +91,9 @@ impl Engine {
             let now = self.clock.now();
             match woken {
                 Woken::Message(message) => self.take_in(now, message),
-                Woken::Landed(slot, Some(outcome)) => {
-                    self.take_in(now, Message::Event(Event::Done(slot, outcome)));
-                }
+                Woken::Landed(slot, landing) => self.land(now, slot, landing),
                 Woken::Calculated(calculated) => self.lane.on(now, Event::Calculated(calculated)),
-                Woken::Landed(_, None) | Woken::Due => {}
+                Woken::Due => {}
                 Woken::Closed => break,
             }
             for _ in 0..BULK {
@@ -109,8 +114,8 @@ impl Engine {
         };
         tokio::select! {
             biased;
-            Some((slot, outcome)) = self.flights.next(), if !self.flights.is_empty() => {
-                Woken::Landed(slot, outcome)
+            Some((slot, landing)) = self.flights.next(), if !self.flights.is_empty() => {
+                Woken::Landed(slot, landing)
             }
             message = self.inbox.recv() => message.map_or(Woken::Closed, Woken::Message),
             Some(Ok(calculated)) = self.calculations.join_next(), if !self.calculations.is_empty() => {
@@ -133,9 +138,22 @@ impl Engine {
         }
     }
 
+    fn land(&mut self, now: crate::lane::Instant, slot: SlotId, landing: Landing) {
+        match landing {
+            Landing::Done(outcome) => {
+                self.take_in(now, Message::Event(Event::Done(slot, outcome)));
+            }
+            Landing::Streaming => {}
+            Landing::Recalled(members, rest) => {
+                self.fly(slot, rest.map(Landing::Done));
+                self.lane.on(now, Event::Recalled(slot, members));
+            }
+        }
+    }
+
     fn landed(&mut self, slot: SlotId, outcome: &Outcome<Call>) {
-        if let Some((instance, _)) = self.slots.remove(&slot) {
-            let index = instance.0 as usize;
+        if let Some(controls) = self.slots.remove(&slot) {
+            let index = controls.instance.0 as usize;
             if let Some(instance) = self.metrics.instances.get(index) {
                 instance.inflight.decrement(1.0);
             }
@@ -155,8 +173,15 @@ impl Engine {
                 }
                 Effect::Refuse(member, reason) => self.refuse(member, reason),
                 Effect::Abort(slot) => {
-                    if let Some((_, flight)) = self.slots.get(&slot) {
-                        flight.abort();
+                    if let Some(controls) = self.slots.get(&slot) {
+                        controls.abort.abort();
+                    }
+                }
+                Effect::Recall(slot) => {
+                    let controls = self.slots.get_mut(&slot);
+                    if let Some(recall) = controls.and_then(|controls| controls.recall.take()) {
+                        // Fails when the batch is back already: then its calls are answered.
+                        let _ = recall.send(());
                     }
                 }
                 Effect::Notice(notice) => self.note(notice),
@@ -193,16 +218,33 @@ impl Engine {
             metrics: Arc::clone(&self.metrics),
             statistics: Arc::clone(&self.statistics),
         };
-        // A defect that panics costs its batch and not the model.
-        let flight = AssertUnwindSafe(slot::carry(context, batch)).catch_unwind();
-        let (flight, abort) = abortable(flight);
-        self.slots.insert(slot, (id, abort));
+        let (recall, recalled) = oneshot::channel();
+        let abort = self.fly(slot, slot::carry(context, batch, recalled));
+        self.slots.insert(slot, Controls { instance: id, abort, recall: Some(recall) });
+    }
+
+    /// Lets a batch go its way. A defect that panics costs its batch and not the model.
+    fn fly(
+        &mut self,
+        slot: SlotId,
+        flight: impl Future<Output = Landing> + Send + 'static,
+    ) -> AbortHandle {
+        let (flight, abort) = abortable(AssertUnwindSafe(flight).catch_unwind());
+        if let Some(controls) = self.slots.get_mut(&slot) {
+            controls.abort = abort.clone();
+        }
+        let model = Arc::clone(&self.model);
         self.flights.push(Box::pin(async move {
             match flight.await {
-                Ok(Ok(outcome)) => (slot, outcome),
-                Ok(Err(_)) | Err(_) => (slot, Some(Outcome::Cancelled)),
+                Ok(Ok(landing)) => (slot, landing),
+                Ok(Err(_)) => {
+                    tracing::error!(model = &*model, "a batch was lost to a defect of batchwise");
+                    (slot, Landing::Done(Outcome::Cancelled))
+                }
+                Err(_) => (slot, Landing::Done(Outcome::Cancelled)),
             }
         }));
+        abort
     }
 
     fn refuse(&mut self, member: Member<Call>, reason: RefuseReason) {
@@ -263,6 +305,14 @@ impl Engine {
                 self.metrics.retried("bisect");
                 tracing::debug!(model, rows, "a batch failed and is tried in parts");
             }
+            Notice::Recalled(id, rows) => {
+                self.metrics.retried("overdue");
+                let instance = name(id);
+                tracing::warn!(model, instance, rows, "a batch is overdue; others serve its calls");
+            }
+            Notice::Answered(id) => {
+                tracing::info!(model, instance = name(id), "the instance answers again");
+            }
             Notice::LimitLearned(id, rows) => tracing::warn!(
                 model,
                 instance = name(id),
@@ -308,6 +358,7 @@ impl DrainRate {
 pub(super) fn blame_label(blame: Blame) -> &'static str {
     match blame {
         Blame::Connection => "connection",
+        Blame::Lost => "connection_lost",
         Blame::Overload { .. } => "overload",
         Blame::Refused => "refused",
         Blame::Broken => "broken",

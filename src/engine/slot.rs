@@ -1,9 +1,10 @@
 //! One batch on its way: join, send, split, reply.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_channel::Sender;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::clock::Clock;
@@ -12,10 +13,10 @@ use super::run::{Message, with_statistics};
 use super::statistics::{BatchTimes, ModelStatistics};
 use super::stream::hold_slot;
 use crate::call::{
-    Answer, Call, Fault, InferAnswer, InferRequest, ItemsAnswer, ItemsRequest, RelayAnswer, Served,
-    Timing, Usage, Work,
+    Answer, Call, Fault, FaultKind, InferAnswer, InferRequest, ItemsAnswer, ItemsRequest,
+    RelayAnswer, Served, Timing, Usage, Work,
 };
-use crate::instance::{BatchContext, Failure, Instance};
+use crate::instance::{BatchContext, BoxFuture, Failure, Instance};
 use crate::lane::{Batch, Blame, Member, Outcome, SlotId};
 use crate::telemetry::ModelMetrics;
 use crate::tensor::{join, split};
@@ -33,14 +34,32 @@ pub(super) struct SlotContext {
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
 }
 
-/// Carries a batch to its instance and the answers back to the callers. Returns what became of it;
-/// `None` when the batch is a stream that goes on, which then tells by itself how it ended.
-pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) -> Option<Outcome<Call>> {
+/// How a batch landed.
+pub(super) enum Landing {
+    Done(Outcome<Call>),
+    /// Its stream goes on, and tells by itself how it ended.
+    Streaming,
+    /// Its calls were called back. The future is what its instance still makes of it.
+    Recalled(Vec<Member<Call>>, BoxFuture<'static, Outcome<Call>>),
+}
+
+/// Carries a batch to its instance and the answers back to the callers, unless its calls are
+/// `recalled` before they are answered.
+pub(super) async fn carry(
+    context: SlotContext,
+    batch: Batch<Call>,
+    recalled: oneshot::Receiver<()>,
+) -> Landing {
     let cut = Instant::now();
     let Batch { mut members, rows, .. } = batch;
     let work = joined(&members);
     let joined_at = Instant::now();
-    let outcome = ask(&context, &members, work).await;
+    let mut asking = Box::pin(ask(&context, &members, work));
+    let outcome = tokio::select! {
+        biased;
+        outcome = &mut asking => outcome,
+        Ok(()) = recalled => return recall(context, members, cut, asking),
+    };
     let answered_at = Instant::now();
     let SlotContext {
         slot, inbox, instance_name, instance_index, clock, metrics, statistics, ..
@@ -52,7 +71,7 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) -> Option<Ou
         Ok(Answer::Relay(answer)) => {
             let guard = SlotGuard::new(inbox, slot);
             relay(guard, &metrics, clock, members, answer, cut, instance_name);
-            return None;
+            return Landing::Streaming;
         }
         Ok(answer) => {
             let timing = |member: &Member<Call>| Timing {
@@ -74,7 +93,7 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) -> Option<Ou
                     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                     let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
                     with_statistics(&statistics, |all| all.batch(&times, at));
-                    return Some(Outcome::Served { batched });
+                    return Landing::Done(Outcome::Served { batched });
                 }
                 Err((back, failure)) => {
                     members = back;
@@ -87,34 +106,60 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>) -> Option<Ou
     for member in &mut members {
         member.payload.last_fault = Some(failure.fault.clone());
     }
-    Some(Outcome::Failed(members, failure.blame))
+    Landing::Done(Outcome::Failed(members, failure.blame))
+}
+
+/// Hands the calls back, and waits on for what the instance makes of them.
+fn recall(
+    context: SlotContext,
+    mut members: Vec<Member<Call>>,
+    cut: Instant,
+    asking: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+) -> Landing {
+    let message =
+        format!("no reply within {} ms, far longer than usual", cut.elapsed().as_millis());
+    let fault = Fault::new(FaultKind::Upstream, message);
+    for member in &mut members {
+        member.payload.last_fault = Some(fault.clone());
+    }
+    let rest = async move {
+        let outcome = asking.await;
+        if let Some(instance) = context.metrics.instances.get(context.instance_index) {
+            instance.batch_duration.record(cut.elapsed().as_secs_f64());
+        }
+        match outcome {
+            Ok(_) => Outcome::Served { batched: true },
+            Err(failure) => Outcome::Failed(Vec::new(), failure.blame),
+        }
+    };
+    Landing::Recalled(members, Box::pin(rest))
 }
 
 /// Asks the instance, until the last of the callers stops waiting.
-async fn ask(
+fn ask(
     context: &SlotContext,
     members: &[Member<Call>],
     work: Work,
-) -> Result<Answer, Failure> {
+) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static {
     let latest = members.iter().map(|member| member.ticket.deadline).max().unwrap_or_default();
-    let deadline = context.clock.to_runtime(latest);
+    let oldest = members.iter().map(|member| member.ticket.arrived).min().unwrap_or_default();
     let lone = match members {
         [lone] => Some(&lone.payload.terms),
         _ => None,
     };
+    let (instance, clock) = (Arc::clone(&context.instance), context.clock);
+    let deadline = clock.to_runtime(latest);
     let batch = BatchContext {
         request_id: lone.map(|terms| terms.request_id.clone()).unwrap_or_default(),
         deadline,
         trace: lone.and_then(|terms| terms.trace.clone()),
     };
-    match tokio::time::timeout_at(deadline, context.instance.run(work, batch)).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let oldest = members.iter().map(|member| member.ticket.arrived).min();
-            let now = context.clock.now();
-            let waited = oldest.map_or(Duration::ZERO, |arrived| now.since(arrived).into());
+    async move {
+        let answer = tokio::time::timeout_at(deadline, instance.run(work, batch)).await;
+        answer.unwrap_or_else(|_| {
+            let waited = clock.now().since(oldest).into();
             Err(Failure { blame: Blame::TooSlow, fault: Fault::deadline(waited) })
-        }
+        })
     }
 }
 

@@ -98,6 +98,8 @@ pub struct InstanceStatus {
     pub batch_cap: u32,
     /// Whether an operator has taken it out.
     pub drained: bool,
+    /// Whether it does not answer a batch that is long overdue, and gets nothing meanwhile.
+    pub stalled: bool,
 }
 
 impl Model {
@@ -123,6 +125,7 @@ impl Model {
                 batch_slots: view.batch_slots,
                 batch_cap: view.batch_cap,
                 drained: view.drained,
+                stalled: view.stalled,
             })
             .collect();
         Some(ModelStatus {

@@ -114,7 +114,7 @@ impl Channel {
                     }
                     _ => {
                         let text = chain(&error.into_error());
-                        return Err(Failure::connection(format!("the connection broke: {text}")));
+                        return Err(Failure::lost(format!("the connection broke: {text}")));
                     }
                 },
             }
@@ -209,7 +209,7 @@ mod tests {
         // Accepted by the kernel, and never read by anybody.
         let outcome = tokio::time::timeout(Duration::from_secs(10), channel.send(request)).await;
         let failure = outcome.unwrap().map(drop).unwrap_err();
-        assert_eq!(failure.blame, Blame::Connection);
+        assert_eq!(failure.blame, Blame::Lost);
         assert!(failure.fault.message.contains("keep-alive"), "{}", failure.fault);
     }
 }

@@ -116,7 +116,10 @@ impl HttpClient {
         request.headers_mut().remove(HOST);
         request.headers_mut().remove(CONTENT_LENGTH);
         let sent = self.client.request(request).await;
-        sent.map_err(|error| Failure::connection(format!("no reply: {}", chain(&error))))
+        sent.map_err(|error| {
+            let message = format!("no reply: {}", chain(&error));
+            if error.is_connect() { Failure::connection(message) } else { Failure::lost(message) }
+        })
     }
 
     /// Sends a request and reads the whole reply, at most `max` bytes of it.
@@ -144,7 +147,7 @@ impl HttpClient {
         }
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|error| {
-                Failure::connection(format!("the reply broke off: {}", chain(&error)))
+                Failure::lost(format!("the reply broke off: {}", chain(&error)))
             })?;
             if let Ok(data) = frame.into_data() {
                 if body.len() + data.len() > max {

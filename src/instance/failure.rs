@@ -15,9 +15,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The connection could not be made, or broke before any reply.
+    /// The connection could not be made.
     pub fn connection(message: impl Into<String>) -> Self {
         Self { blame: Blame::Connection, fault: Fault::new(FaultKind::Upstream, message.into()) }
+    }
+
+    /// The connection broke before the reply was whole.
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self { blame: Blame::Lost, fault: Fault::new(FaultKind::Upstream, message.into()) }
     }
 
     /// The instance said that it has too much to do.

@@ -104,7 +104,7 @@ impl KserveGrpc {
         let Unary { message, trailers } =
             read_unary(body, &head.headers, max).await.map_err(|error| match error {
                 FrameError::Body(cause) => {
-                    Failure::connection(format!("the reply broke off: {}", chain(cause.as_ref())))
+                    Failure::lost(format!("the reply broke off: {}", chain(cause.as_ref())))
                 }
                 garbage => Failure::broken(format!("the reply is malformed: {garbage}")),
             })?;

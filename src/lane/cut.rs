@@ -2,6 +2,7 @@
 
 use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
 use super::machine::{Flight, Lane, Overlap, Role};
+use super::overdue::Recall;
 use super::policy::{Decision, Departure, Server, View, least_loaded};
 use super::queue::{Budget, Taken};
 use super::ticket::{Member, Payload, Place, ShapeKey, Track};
@@ -28,6 +29,7 @@ impl<P: Payload> Lane<P> {
     pub(super) fn cut(&mut self, now: Instant) {
         self.wake_at = None;
         self.drop_abandoned(now);
+        self.recall_overdue(now);
         if !self.effects.is_empty() {
             return;
         }
@@ -39,9 +41,10 @@ impl<P: Payload> Lane<P> {
         }
         let waits = !self.batches.is_empty() || !self.streams.is_empty() || !self.trials.is_empty();
         self.effects.extend(self.policy.calculation().map(Effect::Calculate));
-        if !cut && waits {
+        if !cut {
             let times = [self.wake_at, self.fleet.wake_at(now), self.hopeless_at()];
-            self.wake_at = times.into_iter().flatten().filter(|&at| at > now).min();
+            let times = times.into_iter().filter(|_| waits).chain([self.next_overdue(now)]);
+            self.wake_at = times.flatten().filter(|&at| at > now).min();
         }
     }
 
@@ -88,7 +91,9 @@ impl<P: Payload> Lane<P> {
     }
 
     fn cut_trial(&mut self, now: Instant) -> bool {
-        while let Some(mut trial) = self.trials.pop() {
+        // One at a time: each may cost an instance.
+        let no_suspects = self.flights.values().any(|flight| flight.suspect);
+        while let Some(mut trial) = self.trials.pop(no_suspects) {
             trial.members = self.still_due(now, trial.members);
             if trial.members.is_empty() {
                 let verdict = self.trials.given_up(trial.case, false);
@@ -327,6 +332,9 @@ impl<P: Payload> Lane<P> {
         let overlap = (track == Track::Batch && batches >= proven)
             .then(|| self.overlap(now, instance, key.as_ref(), rows, role))
             .flatten();
+        let overdue_at = self.overdue_at(now, instance, &members, rows);
+        self.overdue.extend(overdue_at.map(|at| (at, slot)));
+        let expected = self.policy.expected(key.as_ref(), instance, rows);
         let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
         let probe = self.fleet.sent(now, instance, track, rows);
         self.notice_breaker(instance, before);
@@ -347,6 +355,10 @@ impl<P: Payload> Lane<P> {
                 probe,
                 case,
                 overlap,
+                expected: expected.filter(|_| batches < proven),
+                overdue_at,
+                recall: Recall::No,
+                suspect: members.iter().any(|member| member.losses > 0),
                 members: places,
                 left: 0,
             },

@@ -64,6 +64,9 @@ pub enum Event<P> {
     Leave(Track, Place),
     /// A batch is back.
     Done(SlotId, Outcome<P>),
+    /// The calls of a batch that was called back; its instance still works on it, and what becomes
+    /// of that is told by `Done`.
+    Recalled(SlotId, Vec<Member<P>>),
     /// Something is new about an instance.
     Instance(InstanceId, InstanceChange),
     /// An instance said how many rows a batch may have; `None` when it has no say any more.
@@ -105,8 +108,10 @@ pub enum Outcome<P> {
 /// Whose fault it is that a batch has no answer, which decides what becomes of its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The connection could not be made, or broke before any reply.
+    /// The connection could not be made: the instance has seen nothing of it.
     Connection,
+    /// The connection broke before the reply was whole: the instance may have died of it.
+    Lost,
     /// The instance said that it has too much to do: back-pressure, not a fault.
     Overload {
         /// When it wants to be asked again, where it said so.
@@ -131,6 +136,9 @@ pub enum Effect<P> {
     Refuse(Member<P>, RefuseReason),
     /// Give a batch up: nobody waits for any member any more.
     Abort(SlotId),
+    /// Take the calls of a batch back, for it is overdue and another instance could serve them. What
+    /// its instance still answers goes to nobody.
+    Recall(SlotId),
     /// Something that an operator wants to know.
     Notice(Notice),
     /// Run it where it holds nobody up, and tell what came of it.
@@ -232,6 +240,10 @@ pub enum Notice {
     Retried(Blame),
     /// A batch failed and is tried in parts; so many rows.
     Bisected(u32),
+    /// A batch is overdue; so many rows go to another instance.
+    Recalled(InstanceId, u32),
+    /// An instance answers again that had been too slow to wait for.
+    Answered(InstanceId),
     /// An instance refuses batches of so many rows though their parts are served.
     LimitLearned(InstanceId, u32),
     /// Every call rides alone from now on.

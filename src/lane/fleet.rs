@@ -42,6 +42,8 @@ pub struct InstanceView {
     pub batch_cap: u32,
     /// Whether an operator has taken it out.
     pub drained: bool,
+    /// Whether it does not answer a batch that is long overdue, and gets nothing meanwhile.
+    pub stalled: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Member {
     streams: u32,
     rows: u64,
     drained: bool,
+    /// Batches that were called back and are not answered yet.
+    stalled: u32,
     paused_until: Instant,
     pauses: u32,
     last_sent: u64,
@@ -94,6 +98,7 @@ impl Fleet {
             streams: 0,
             rows: 0,
             drained: false,
+            stalled: 0,
             paused_until: Instant::default(),
             pauses: 0,
             last_sent: 0,
@@ -112,6 +117,7 @@ impl Fleet {
             batch_slots: member.width.slots(),
             batch_cap: member.limit.cap(now),
             drained: member.drained,
+            stalled: member.stalled > 0,
         })
     }
 
@@ -308,6 +314,20 @@ impl Fleet {
         member.paused_until = now + retry_after.map_or(own, |asked| asked.min(LONGEST_PAUSE));
     }
 
+    /// One of its batches was called back: it gets nothing more until that is back.
+    pub(super) fn stalls(&mut self, id: InstanceId) {
+        if let Some(member) = self.member(id) {
+            member.stalled += 1;
+        }
+    }
+
+    /// A batch that was called back is back. Returns whether it was the last one.
+    pub(super) fn stalls_no_more(&mut self, id: InstanceId) -> bool {
+        let Some(member) = self.member(id) else { return false };
+        member.stalled = member.stalled.saturating_sub(1);
+        member.stalled == 0
+    }
+
     pub(super) fn set_health(&mut self, id: InstanceId, health: Health) -> bool {
         let Some(member) = self.member(id) else { return false };
         std::mem::replace(&mut member.health, health) != health
@@ -372,6 +392,7 @@ impl Member {
     fn is_usable(&self, now: Instant) -> bool {
         self.health == Health::Up
             && !self.drained
+            && self.stalled == 0
             && self.paused_until <= now
             && !matches!(self.breaker.admission(now), Admission::Nothing(_))
     }

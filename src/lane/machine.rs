@@ -1,6 +1,6 @@
 //! The machine made of the queue, the fleet, the limits and the trials.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::budget::Budget;
 use super::event::{
@@ -8,6 +8,7 @@ use super::event::{
     Unshared,
 };
 use super::fleet::{Fleet, Health, Prospect};
+use super::overdue::{Lateness, Recall};
 use super::policy::{Policy, Server};
 use super::queue::Queue;
 use super::ticket::{Member, Payload, Place, Ticket, Track};
@@ -35,6 +36,9 @@ pub struct Lane<P> {
     pub(super) fleet: Fleet,
     pub(super) budget: Budget,
     pub(super) flights: BTreeMap<SlotId, Flight>,
+    /// When the batches on their way are overdue.
+    pub(super) overdue: BTreeSet<(Instant, SlotId)>,
+    pub(super) lateness: Lateness,
     pub(super) effects: VecDeque<Effect<P>>,
     pub(super) batchable: bool,
     pub(super) draining: bool,
@@ -57,6 +61,13 @@ pub(super) struct Flight {
     pub(super) case: Option<CaseId>,
     /// Set for a batch that took a slot which is not proven, or one too many.
     pub(super) overlap: Option<Overlap>,
+    /// What it should take, where that is known and it has a slot to itself.
+    pub(super) expected: Option<Span>,
+    /// When it is overdue; once it was called back, when it is given up.
+    pub(super) overdue_at: Option<Instant>,
+    pub(super) recall: Recall,
+    /// Whether its calls were lost with an instance before.
+    pub(super) suspect: bool,
     /// Its calls, or the calls whose parts it has.
     pub(super) members: Vec<Place>,
     pub(super) left: usize,
@@ -128,6 +139,8 @@ impl<P: Payload> Lane<P> {
             trials: Trials::new(),
             budget: Budget::new(),
             flights: BTreeMap::new(),
+            overdue: BTreeSet::new(),
+            lateness: Lateness::default(),
             effects: VecDeque::new(),
             batchable: true,
             draining: false,
@@ -145,6 +158,7 @@ impl<P: Payload> Lane<P> {
             Event::Arrive(ticket, payload) => self.arrive(now, Member::new(ticket, payload)),
             Event::Leave(track, place) => self.leave(track, place),
             Event::Done(slot, outcome) => self.done(now, slot, outcome),
+            Event::Recalled(slot, members) => self.recalled(now, slot, members),
             Event::Instance(id, change) => self.change(now, id, change),
             Event::LimitTold(rows) => self.fleet.tell_limit(self.plan.max_batch_rows.or(rows)),
             Event::NotBatchable => self.stop_sharing(Unshared::Told),

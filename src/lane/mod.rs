@@ -21,6 +21,7 @@ mod lead;
 mod limit;
 mod machine;
 mod outcome;
+mod overdue;
 mod policy;
 mod queue;
 mod ticket;

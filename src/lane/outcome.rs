@@ -3,10 +3,13 @@
 use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
 use super::machine::{Flight, Lane, Overlap, Role};
+use super::overdue::Recall;
 use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
 use super::{InstanceId, Instant, Span};
 
+/// Instances that may be lost with one call on board.
+const MAX_LOSSES: u8 = 2;
 /// Times that instances may be too busy for one call before its caller is told.
 const MAX_BOUNCES: u8 = 8;
 
@@ -19,9 +22,19 @@ impl<P: Payload> Lane<P> {
             self.policy.back(now, slot, served);
             self.learn_lead(now, &flight, before, served);
         }
+        self.overdue.remove(&(flight.overdue_at.unwrap_or_default(), slot));
+        if let (Some(expected), true) = (flight.expected, served) {
+            self.lateness.observe(expected, now.since(flight.sent));
+        }
+        if flight.recall != Recall::No && self.fleet.stalls_no_more(flight.instance) && served {
+            self.notice(Notice::Answered(flight.instance));
+        }
         match outcome {
             Outcome::Served { batched } => self.served(now, &flight, batched),
             Outcome::Failed(members, blame) => self.failed(now, &flight, members, blame),
+            Outcome::Cancelled if flight.recall == Recall::Gone => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
+            }
             Outcome::Cancelled => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
                 if let Some(case) = flight.case {
@@ -96,6 +109,10 @@ impl<P: Payload> Lane<P> {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
                 self.retry_elsewhere(now, flight, members, blame);
             }
+            Blame::Lost => {
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
+                self.after_loss(now, flight, members);
+            }
             Blame::Overload { retry_after } => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
                 self.fleet.pause(now, flight.instance, retry_after);
@@ -126,6 +143,32 @@ impl<P: Payload> Lane<P> {
         self.refuse_hopeless(now);
     }
 
+    /// The instance was lost, and any of the calls may have been the cause: smaller parts go elsewhere,
+    /// one at a time. A call that lost two instances, the second one by itself, is given up: no input
+    /// may walk through the fleet.
+    fn after_loss(&mut self, now: Instant, flight: &Flight, mut members: Vec<Member<P>>) {
+        members.retain(|member| !member.payload.is_abandoned());
+        let mut losses = 0;
+        for member in &mut members {
+            member.losses = member.losses.saturating_add(1);
+            member.avoid = Some(flight.instance);
+            losses = losses.max(member.losses);
+        }
+        let culprit = members.len() == 1 && losses >= MAX_LOSSES;
+        if members.is_empty() || culprit || self.plan.attempts < 2 || !self.budget.take() {
+            return self.give_up(now, flight, members, RefuseReason::Spent, culprit);
+        }
+        self.notice(Notice::Retried(Blame::Lost));
+        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.instance, flight.rows));
+        let size = if losses < MAX_LOSSES { members.len().div_ceil(2) } else { 1 };
+        let mut parts = Vec::new();
+        while !members.is_empty() {
+            let rest = members.split_off(size.min(members.len()));
+            parts.push(std::mem::replace(&mut members, rest));
+        }
+        self.trials.split(case, parts);
+    }
+
     /// Nothing came back: another instance may well serve it.
     fn retry_elsewhere(
         &mut self,
@@ -134,10 +177,11 @@ impl<P: Payload> Lane<P> {
         members: Vec<Member<P>>,
         blame: Blame,
     ) {
+        let affordable = self.budget.take();
         for mut member in members {
             member.attempts = member.attempts.saturating_add(1);
             member.avoid = Some(flight.instance);
-            if member.attempts < self.plan.attempts {
+            if affordable && member.attempts < self.plan.attempts {
                 self.notice(Notice::Retried(blame));
                 self.enqueue(member);
             } else {

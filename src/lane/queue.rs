@@ -255,6 +255,8 @@ impl<P: Payload> Member<P> {
             payload: self.payload.split_off(rows),
             attempts: self.attempts,
             bounces: self.bounces,
+            losses: self.losses,
+            recalled: self.recalled,
             avoid: self.avoid,
         }
     }

@@ -124,6 +124,10 @@ pub struct Member<P> {
     pub attempts: u8,
     /// Times that an instance was too busy for it.
     pub bounces: u8,
+    /// Instances that were lost with it on board.
+    pub losses: u8,
+    /// Whether it was called back from an instance once.
+    pub recalled: bool,
     /// The instance whose fault its last failure was.
     pub avoid: Option<InstanceId>,
 }
@@ -131,7 +135,7 @@ pub struct Member<P> {
 impl<P> Member<P> {
     /// A call that nothing has befallen yet.
     pub fn new(ticket: Ticket, payload: P) -> Self {
-        Self { ticket, payload, attempts: 0, bounces: 0, avoid: None }
+        Self { ticket, payload, attempts: 0, bounces: 0, losses: 0, recalled: false, avoid: None }
     }
 }
 

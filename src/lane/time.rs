@@ -57,6 +57,12 @@ impl Span {
         self.0
     }
 
+    /// So much longer.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// `factor` times as long.
     #[must_use]
     pub const fn times(self, factor: u64) -> Self {

@@ -63,8 +63,12 @@ impl<P> Trials<P> {
         self.waiting.is_empty()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Trial<P>> {
-        self.waiting.pop_front()
+    /// The next part to be run; `no_suspects` while calls that were lost with an instance before are
+    /// on their way, for these go one part at a time.
+    pub(super) fn pop(&mut self, no_suspects: bool) -> Option<Trial<P>> {
+        let is_suspect = |trial: &Trial<P>| trial.members.iter().any(|member| member.losses > 0);
+        let next = self.waiting.iter().position(|trial| !(no_suspects && is_suspect(trial)))?;
+        self.waiting.remove(next)
     }
 
     pub(super) fn put_back(&mut self, trial: Trial<P>) {
@@ -102,6 +106,15 @@ impl<P> Trials<P> {
             self.waiting.push_back(one);
             self.waiting.push_back(two);
         }
+    }
+
+    /// Replaces a part of `case` that failed by several, which are run in their order.
+    pub(super) fn split(&mut self, case: CaseId, parts: Vec<Vec<Member<P>>>) {
+        if let Some(case) = self.cases.get_mut(&case) {
+            let more = u32::try_from(parts.len()).unwrap_or(u32::MAX).saturating_sub(1);
+            case.open = case.open.saturating_add(more);
+        }
+        self.waiting.extend(parts.into_iter().map(|members| Trial { members, case }));
     }
 
     /// Whether `instance` has served another part of `case`.

@@ -263,3 +263,55 @@ async fn a_priority_that_does_not_exist_is_refused() {
     let outcome = call_on(&model, &[1], Terms { priority: Some(4), ..terms() }).await;
     assert_eq!(outcome, Err(FaultKind::InvalidRequest));
 }
+
+/// One batch in the middle of its life never comes back: its call is served elsewhere long before
+/// any time-out, and the instance gets nothing more until it is given up and probed.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_hangs_costs_nobody_an_answer() {
+    let script = [Act::Serve(10), Act::Serve(10), Act::Serve(10), Act::Stall];
+    let instances = [Scripted::new(script), Scripted::new([])];
+    let (_models, model) = models("", &instances);
+    let mut longest = Duration::ZERO;
+    for value in 0..40 {
+        let began = Instant::now();
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+        longest = longest.max(began.elapsed());
+    }
+    assert!(longest < Duration::from_millis(60), "{longest:?}");
+    assert_eq!(instances[0].batches().len(), 4, "nothing goes to an instance that hangs");
+    while *instances[0].cancelled.lock().unwrap() == 0 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        settle().await;
+    }
+    for value in 0..100 {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    assert!(instances[0].batches().len() > 10, "it is back in service");
+}
+
+/// The answer of a batch that was called back is nobody's; the instance is trusted again at once.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_answers_late_is_back_in_service() {
+    let script = [Act::Serve(10), Act::Serve(10), Act::Serve(10), Act::Serve(500)];
+    let instances = [Scripted::new(script), Scripted::new([])];
+    let (_models, model) = models("", &instances);
+    for value in 0..200 {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    assert_eq!(*instances[0].cancelled.lock().unwrap(), 0);
+    assert!(instances[0].batches().len() > 20, "{:?}", instances[0].batches().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_not_be_sent_twice_waits_for_its_instance() {
+    let script = [Act::Serve(10), Act::Serve(10), Act::Serve(10), Act::Serve(500)];
+    let instances = [Scripted::new(script), Scripted::new([])];
+    let (_models, model) = models("[model.retry]\nidempotent = false", &instances);
+    let mut longest = Duration::ZERO;
+    for value in 0..20 {
+        let began = Instant::now();
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+        longest = longest.max(began.elapsed());
+    }
+    assert_eq!(longest, Duration::from_millis(500));
+}

@@ -85,7 +85,7 @@ async fn faults_are_sorted_alike_in_every_protocol() {
     let drop_moment = DropMoment::BeforeReply;
     let drop_late = Settings { drop_moment, ..drop_at_once.clone() };
     for (settings, expected) in
-        [(fail, Blame::Broken), (drop_at_once, Blame::Connection), (drop_late, Blame::Connection)]
+        [(fail, Blame::Broken), (drop_at_once, Blame::Lost), (drop_late, Blame::Lost)]
     {
         let server = server_with(settings).await;
         for (instance, work) in everyone(&server) {

@@ -139,7 +139,7 @@ async fn a_dropped_connection_is_the_connections_fault_and_made_again() {
         let settings = Settings { drop_connection, drop_moment, ..Settings::default() };
         let (server, instance) = server_with(settings).await;
         let first = bounded(instance.run(work(&[1.0; 1000]), context())).await;
-        assert_eq!(blame(first), Blame::Connection, "{drop_moment:?}");
+        assert_eq!(blame(first), Blame::Lost, "{drop_moment:?}");
         let second = infer_answer(bounded(instance.run(work(&[1.0]), context())).await);
         assert_eq!(floats_of(&second), [3.0]);
         assert_eq!(server.statistics().connections, 2);
@@ -221,7 +221,7 @@ async fn a_server_that_closes_without_a_word_is_the_connections_fault() {
     })
     .await;
     let instance = KserveGrpc::new(url(server.address), "m");
-    assert_eq!(blame(bounded(instance.run(work(&[1.0]), context())).await), Blame::Connection);
+    assert_eq!(blame(bounded(instance.run(work(&[1.0]), context())).await), Blame::Lost);
 }
 
 #[tokio::test]

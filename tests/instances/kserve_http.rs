@@ -175,7 +175,7 @@ async fn a_connection_that_breaks_is_the_connections_fault() {
         })
         .await;
         let instance = KserveHttp::new(url(server.address), "m", None);
-        assert_eq!(blame(bounded(instance.run(work(&[1.0]), context())).await), Blame::Connection);
+        assert_eq!(blame(bounded(instance.run(work(&[1.0]), context())).await), Blame::Lost);
     }
 }
 

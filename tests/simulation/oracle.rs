@@ -19,6 +19,7 @@ pub(crate) struct Entry {
     pub(crate) rows: Vec<Fate>,
     pub(crate) cancelled: bool,
     pub(crate) poison: bool,
+    pub(crate) killer: bool,
     pub(crate) key: Option<ShapeKey>,
 }
 

@@ -24,6 +24,8 @@ fn a_million_calls_are_each_answered_exactly_once() {
         poison: 0.002,
         resets: 0.01,
         overloads: 0.01,
+        freezes: 0.002,
+        killers: 0.0005,
         alone: 0.02,
         deadline: Span::from_millis(300),
         objective: (seed % 3 == 0).then_some(Span::from_millis(60)),
@@ -59,6 +61,54 @@ fn a_bad_call_never_hurts_its_batch_mates() {
         assert!(report.poisoned > 50);
         assert_eq!(report.reasons, [("Spent".to_owned(), report.poisoned)].into());
         assert_eq!(report.answered, 10_000 - report.poisoned);
+    }
+}
+
+/// An instance that stands still for five seconds holds nobody up for more than an eighth of one.
+#[test]
+fn a_batch_that_is_overdue_is_served_by_another_instance() {
+    for report in worlds(0..3, |_| Habits {
+        calls: 20_000,
+        instances: 4,
+        max_rows: 1,
+        mean_gap: Span::from_millis(1),
+        freezes: 0.001,
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 20_000, "{:?}", report.reasons);
+        assert!(report.recalled >= 5, "{} recalled", report.recalled);
+        assert!(report.longest < Span::from_millis(125), "{:?}", report.longest);
+    }
+}
+
+/// One batch in a hundred takes five times as long, and always has: soon nobody is in a hurry.
+#[test]
+fn what_is_often_slow_is_not_overdue() {
+    for report in worlds(0..3, |_| Habits {
+        calls: 50_000,
+        instances: 2,
+        max_rows: 1,
+        freezes: 0.01,
+        freeze: Span::from_millis(60),
+        ..Habits::default()
+    }) {
+        assert_eq!(report.answered, 50_000, "{:?}", report.reasons);
+        assert!(report.recalled < 40, "{} recalled", report.recalled);
+    }
+}
+
+#[test]
+fn an_input_that_kills_instances_does_not_walk_through_the_fleet() {
+    for report in worlds(0..3, |_| Habits {
+        calls: 20_000,
+        instances: 4,
+        max_rows: 1,
+        killers: 0.0005,
+        ..Habits::default()
+    }) {
+        assert!(report.killers >= 3);
+        assert_eq!(report.reasons, [("Spent".to_owned(), report.killers)].into());
+        assert!(report.killed <= 3 * report.killers, "{report:?}");
     }
 }
 

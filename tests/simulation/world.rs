@@ -29,6 +29,11 @@ pub(crate) struct Habits {
     pub(crate) poison: f64,
     pub(crate) resets: f64,
     pub(crate) overloads: f64,
+    /// The share of batches that an instance answers after `freeze`, if at all.
+    pub(crate) freezes: f64,
+    pub(crate) freeze: Span,
+    /// The share of calls that end the instance that works on them.
+    pub(crate) killers: f64,
     pub(crate) alone: f64,
     pub(crate) deadline: Span,
     pub(crate) queue_rows: u64,
@@ -57,6 +62,9 @@ impl Default for Habits {
             poison: 0.0,
             resets: 0.0,
             overloads: 0.0,
+            freezes: 0.0,
+            freeze: Span::from_secs(5),
+            killers: 0.0,
             alone: 0.0,
             deadline: Span::from_secs(30),
             queue_rows: 4096,
@@ -85,6 +93,12 @@ pub(crate) struct Report {
     pub(crate) refused: usize,
     pub(crate) cancelled: usize,
     pub(crate) poisoned: usize,
+    pub(crate) killers: usize,
+    /// Instances that were lost, the killers' part.
+    pub(crate) killed: usize,
+    pub(crate) recalled: usize,
+    /// The longest that a call waited for its answer.
+    pub(crate) longest: Span,
     pub(crate) batches: usize,
     pub(crate) failed_batches: usize,
     pub(crate) batched_rows: u64,
@@ -219,11 +233,14 @@ impl World {
         };
         let poison = self.random.chance(self.habits.poison);
         self.report.poisoned += usize::from(poison);
+        let killer = self.random.chance(self.habits.killers);
+        self.report.killers += usize::from(killer);
         self.places.push(ticket.place());
         self.ledger.borrow_mut().push(Entry {
             rows: vec![Fate::Waiting; rows as usize],
             cancelled: false,
             poison,
+            killer,
             key,
         });
         let part = Part { call, rows: 0..rows, ledger: Rc::clone(&self.ledger) };
@@ -256,7 +273,9 @@ impl World {
                     self.report.batched_rows += u64::from(batch.rows);
                     let (base, per_row) = self.habits.service;
                     let took = base.as_nanos() + per_row.as_nanos() * u64::from(batch.rows);
-                    self.at(Span::from_nanos(took), Happening::Finish(slot));
+                    let freezes = self.random.chance(self.habits.freezes);
+                    let took = if freezes { self.habits.freeze } else { Span::from_nanos(took) };
+                    self.at(took, Happening::Finish(slot));
                     let flying = Flying { instance, members: batch.members, aborted: false };
                     self.flying.insert(slot, flying);
                 }
@@ -278,6 +297,12 @@ impl World {
                         flying.aborted = true;
                         self.at(Span::ZERO, Happening::Finish(slot));
                     }
+                }
+                Effect::Recall(slot) => {
+                    self.report.recalled += 1;
+                    let flying = self.flying.get_mut(&slot);
+                    let members = flying.map(|flying| std::mem::take(&mut flying.members));
+                    self.lane.on(self.now, Event::Recalled(slot, members.unwrap_or_default()));
                 }
                 Effect::Notice(_) => {}
                 Effect::Calculate(calculation) => {
@@ -327,12 +352,18 @@ impl World {
         let rows: u32 = flying.members.iter().map(|member| member.ticket.rows).sum();
         let poisoned =
             flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].poison);
-        let outcome = if flying.aborted {
+        let kills =
+            flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].killer);
+        self.report.killed += usize::from(kills && !flying.aborted);
+        let outcome = if kills && !flying.aborted {
+            Outcome::Failed(flying.members, Blame::Lost)
+        } else if flying.aborted {
             drop(flying.members);
             Outcome::Cancelled
         } else if self.broken[flying.instance.0 as usize] || self.random.chance(self.habits.resets)
         {
-            Outcome::Failed(flying.members, Blame::Connection)
+            let blame = if self.random.chance(0.5) { Blame::Lost } else { Blame::Connection };
+            Outcome::Failed(flying.members, blame)
         } else if self.random.chance(self.habits.overloads) {
             Outcome::Failed(flying.members, Blame::Overload { retry_after: None })
         } else if poisoned {
@@ -341,6 +372,8 @@ impl World {
             Outcome::Failed(flying.members, Blame::Refused)
         } else {
             for member in flying.members {
+                self.report.longest =
+                    self.report.longest.max(self.now.since(member.ticket.arrived));
                 let gone = member.payload.ledger.borrow()[member.payload.call].cancelled;
                 member.payload.settle(if gone { Fate::Dropped } else { Fate::Answered });
             }

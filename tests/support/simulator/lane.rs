@@ -85,6 +85,7 @@ pub struct Shipped {
     /// The calls of the batches on their way; there are never more than a few.
     flying: Vec<(SlotId, Vec<Member<Passenger>>)>,
     refused: Vec<Refusal>,
+    recalled: Vec<u64>,
 }
 
 impl std::fmt::Debug for Shipped {
@@ -110,6 +111,7 @@ impl Shipped {
             terms: Box::new(|_| Terms::PATIENT),
             flying: Vec::new(),
             refused: Vec::new(),
+            recalled: Vec::new(),
         }
     }
 
@@ -182,7 +184,13 @@ impl System for Shipped {
                 Effect::Calculate(calculation) => {
                     self.lane.on(now, Event::Calculated(calculation.run()));
                 }
-                // Nobody leaves, so nothing is aborted; notices are for operators.
+                Effect::Recall(slot) => {
+                    let flying = self.flying.iter_mut().find(|(flying, _)| *flying == slot);
+                    let members = flying.map(|(_, members)| std::mem::take(members));
+                    self.recalled.push(slot.0);
+                    self.lane.on(now, Event::Recalled(slot, members.unwrap_or_default()));
+                }
+                // The instance goes on nevertheless; notices are for operators.
                 Effect::Abort(_) | Effect::Notice(_) => {}
             }
         }
@@ -194,5 +202,9 @@ impl System for Shipped {
 
     fn refused(&mut self) -> Option<Refusal> {
         self.refused.pop()
+    }
+
+    fn recalled(&mut self) -> Option<u64> {
+        self.recalled.pop()
     }
 }

@@ -1,7 +1,7 @@
 //! The clock of the simulation and what it has shown.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use batchwise::lane::{Instant, Span};
 
@@ -102,7 +102,9 @@ pub fn simulate(
         };
         world.now = world.now.max(at);
         while let Some((batch, succeeded)) = world.pop_done() {
-            world.answer(&batch, succeeded);
+            if !world.recalled.remove(&batch.token) {
+                world.answer(&batch, succeeded);
+            }
             system.done(world.now, batch, succeeded);
         }
         while arrivals.next_if(|&at| at <= world.now).is_some() {
@@ -111,6 +113,9 @@ pub fn simulate(
         }
         while let Some(batch) = system.next(world.now) {
             world.send(batch);
+        }
+        while let Some(token) = system.recalled() {
+            world.recalled.insert(token);
         }
         while let Some(refusal) = system.refused() {
             world.give_up(refusal.call, refusal.failed);
@@ -138,6 +143,8 @@ struct World {
     agenda: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     flying: Vec<Option<(Dispatch, bool)>>,
     vacant: Vec<usize>,
+    /// Batches whose calls were called back.
+    recalled: BTreeSet<u64>,
     /// When each instance has done all that it was sent.
     free_at: Vec<Instant>,
     batches: u64,
@@ -159,6 +166,7 @@ impl World {
             agenda: BinaryHeap::new(),
             flying: Vec::new(),
             vacant: Vec::new(),
+            recalled: BTreeSet::new(),
             free_at: vec![Instant::default(); service.instances.len()],
             batches: 0,
             rows: 0,

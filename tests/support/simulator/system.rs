@@ -43,6 +43,12 @@ pub trait System {
 
     /// The next call that has been given up since the last time.
     fn refused(&mut self) -> Option<Refusal>;
+
+    /// The next batch, by its token, whose calls were called back since the last time: what its
+    /// instance answers is nobody's.
+    fn recalled(&mut self) -> Option<u64> {
+        None
+    }
 }
 
 impl<S: System + ?Sized> System for Box<S> {
@@ -64,5 +70,9 @@ impl<S: System + ?Sized> System for Box<S> {
 
     fn refused(&mut self) -> Option<Refusal> {
         (**self).refused()
+    }
+
+    fn recalled(&mut self) -> Option<u64> {
+        (**self).recalled()
     }
 }
