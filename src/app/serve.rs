@@ -73,14 +73,15 @@ pub struct Running {
 pub async fn start(plan: &Plan) -> Result<Running, StartError> {
     let telemetry = Telemetry::new()?;
     let setups = plan.models.iter().map(set_up).collect::<Result<Vec<_>, _>>()?;
-    let ServerPlan { http, grpc, admin, max_request_bytes, max_connections, .. } = plan.server;
+    let ServerPlan { http, grpc, admin, max_connections, .. } = plan.server;
     let http = listen(http, "HTTP").await?;
     let grpc = listen(grpc, "gRPC").await?;
     let admin = listen(admin, "admin").await?;
     let models = Arc::new(Models::start(setups, &telemetry));
     let front = Front {
         models: Arc::clone(&models),
-        max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
+        max_request_bytes: usize::try_from(plan.server.max_request_bytes).unwrap_or(usize::MAX),
+        trust_tenant_header: plan.server.trust_tenant_header,
     };
     let stop = CancellationToken::new();
     let connection_tasks = TaskTracker::new();

@@ -1,5 +1,7 @@
 //! What a caller says about a call besides the work.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 /// A W3C trace context, passed on as it came.
@@ -22,4 +24,7 @@ pub struct Terms {
     pub deadline: Option<Instant>,
     /// The trace that the call is part of.
     pub trace: Option<TraceContext>,
+    /// Who the call is from: at most 128 bytes, and never a credential itself. `None` when nothing
+    /// says so.
+    pub tenant: Option<Arc<str>>,
 }

@@ -200,6 +200,12 @@ static SERVER: Table = Table {
             "Connections open at once, over all listeners.",
         ),
         Key::new(
+            "trust_tenant_header",
+            Kind::Boolean,
+            "false",
+            "Whether header `x-tenant-id` says who a call is from; only behind a gateway that sets it.",
+        ),
+        Key::new(
             "worker_threads",
             Kind::IntegerOrAuto(1, 1024),
             "\"auto\"",

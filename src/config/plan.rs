@@ -34,6 +34,8 @@ pub struct ServerPlan {
     pub max_request_bytes: u64,
     /// Connections open at once, over all listeners.
     pub max_connections: u32,
+    /// Whether header `x-tenant-id` says who a call is from.
+    pub trust_tenant_header: bool,
     /// Threads that serve calls; `None`: one less than the processors, at least 1.
     pub worker_threads: Option<u32>,
 }
@@ -48,6 +50,7 @@ impl Default for ServerPlan {
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 << 20,
             max_connections: 16_384,
+            trust_tenant_header: false,
             worker_threads: None,
         }
     }

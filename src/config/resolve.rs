@@ -49,6 +49,7 @@ fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan 
         shutdown_grace: written.shutdown_grace.or(default.shutdown_grace),
         max_request_bytes: written.max_request_bytes.or(default.max_request_bytes),
         max_connections: written.max_connections.or(default.max_connections),
+        trust_tenant_header: written.trust_tenant_header.or(default.trust_tenant_header),
         worker_threads: auto_is_none(&written.worker_threads),
     };
     let lines = [written.http.line(), written.grpc.line(), written.admin.line()];

@@ -12,6 +12,7 @@ pub mod http;
 mod request_id;
 mod server_timing;
 mod state;
+mod tenant;
 
 pub use accept::Acceptor;
 pub use state::Front;

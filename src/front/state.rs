@@ -16,6 +16,8 @@ pub struct Front {
     pub models: Arc<Models>,
     /// Bytes of the largest request body that is read.
     pub max_request_bytes: usize,
+    /// Whether header `x-tenant-id` says who a call is from.
+    pub trust_tenant_header: bool,
 }
 
 impl Front {

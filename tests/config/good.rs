@@ -40,6 +40,7 @@ fn a_minimal_file_gets_every_default() {
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 * 1024 * 1024,
             max_connections: 16_384,
+            trust_tenant_header: false,
             worker_threads: None,
         },
         models: vec![ModelPlan {
@@ -95,6 +96,7 @@ fn every_option_reaches_its_place_in_the_plan() {
             shutdown_grace: Duration::from_secs(90),
             max_request_bytes: 1_000_000_000,
             max_connections: 12,
+            trust_tenant_header: true,
             worker_threads: Some(3),
         },
         models: vec![ModelPlan {

@@ -151,7 +151,7 @@ pub(crate) fn models(keys: &str, instances: &[Arc<Scripted>]) -> (Models, Arc<Mo
 }
 
 pub(crate) fn terms() -> Terms {
-    Terms { request_id: "r".to_owned(), priority: None, deadline: None, trace: None }
+    Terms { request_id: "r".to_owned(), priority: None, deadline: None, trace: None, tenant: None }
 }
 
 pub(crate) fn work(values: &[i64]) -> Work {

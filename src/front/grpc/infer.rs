@@ -63,7 +63,7 @@ pub(super) async fn answer(
     request_id: &mut String,
 ) -> Result<(InferAnswer, Timing), Fault> {
     let DecodedInfer { model_name, id, request, scheduling, .. } = decoded;
-    let terms = terms::terms(headers, &id, scheduling)?;
+    let terms = terms::terms(headers, &id, scheduling, front.trust_tenant_header)?;
     request_id.clone_from(&terms.request_id);
     let model = find_model(&front.models, &model_name, &request.version)?;
     if model.kind() != WorkKind::Tensors {

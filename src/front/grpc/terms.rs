@@ -6,12 +6,18 @@ use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::super::request_id::{X_REQUEST_ID, fresh_id, is_sane};
+use super::super::tenant::tenant;
 use crate::call::{Fault, Terms, TraceContext};
 use crate::wire::frame::parse_timeout;
 use crate::wire::parameters::Scheduling;
 
 /// The terms of a call, from its metadata and its parameters; where both speak, parameters win.
-pub(super) fn terms(headers: &HeaderMap, id: &str, scheduling: Scheduling) -> Result<Terms, Fault> {
+pub(super) fn terms(
+    headers: &HeaderMap,
+    id: &str,
+    scheduling: Scheduling,
+    trust_tenant_header: bool,
+) -> Result<Terms, Fault> {
     let now = Instant::now();
     let header_priority = match headers.get("x-request-priority") {
         None => None,
@@ -32,6 +38,7 @@ pub(super) fn terms(headers: &HeaderMap, id: &str, scheduling: Scheduling) -> Re
         priority: priority.map(|level| u8::try_from(level).unwrap_or(u8::MAX)),
         deadline: sooner.map(|timeout| now + timeout),
         trace: trace(headers),
+        tenant: tenant(headers, trust_tenant_header)?,
     })
 }
 

@@ -38,6 +38,7 @@ struct HttpState {
     models: Arc<Models>,
     /// Counted after decompression.
     max_request_bytes: usize,
+    trust_tenant_header: bool,
     /// When the process started, in seconds since 1970: the age of the models, as OpenAI's list
     /// wants one.
     started: u64,
@@ -48,6 +49,7 @@ pub fn router(front: &Front) -> Router {
     let state = Arc::new(HttpState {
         models: Arc::clone(&front.models),
         max_request_bytes: front.max_request_bytes,
+        trust_tenant_header: front.trust_tenant_header,
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     });
     Router::new()

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::request_id::RequestId;
 use crate::call::{Fault, Terms, TraceContext};
 use crate::engine::Model;
+use crate::front::tenant::tenant;
 use crate::wire::parameters::Scheduling;
 
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
@@ -24,6 +25,7 @@ pub(super) fn read(
     id: &RequestId,
     model: &Model,
     arrived: Instant,
+    trust_tenant_header: bool,
 ) -> Result<Terms, Fault> {
     let deadline = match number(headers, &TIMEOUT)? {
         None => None,
@@ -36,7 +38,8 @@ pub(super) fn read(
     };
     let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
     let trace = text(TRACEPARENT).map(|parent| TraceContext { parent, state: text(TRACESTATE) });
-    Ok(Terms { request_id: id.as_str().to_owned(), priority, deadline, trace })
+    let tenant = tenant(headers, trust_tenant_header)?;
+    Ok(Terms { request_id: id.as_str().to_owned(), priority, deadline, trace, tenant })
 }
 
 /// Adds what the request's parameters say: their priority wins over the header's, as the more

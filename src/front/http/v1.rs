@@ -115,7 +115,7 @@ pub(super) async fn predict(
         return Err(wrong_route(&model).into());
     }
     let (parts, body) = request.into_parts();
-    let terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
     let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
     let (served, body) = match model.kind() {
         WorkKind::Predict => predict_items(&model, terms, &path, body).await?,

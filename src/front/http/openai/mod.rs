@@ -69,7 +69,7 @@ pub(super) async fn embeddings(
     if !matches!(model.kind(), WorkKind::OpenAi { embeddings: true, .. }) {
         return Err(wrong_route(&model).into());
     }
-    let terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
     if model.plan().upstream_name != name {
         // The body names the model as the caller does.
         request.body = None;
@@ -114,7 +114,7 @@ async fn generate(
     if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
         return Err(wrong_route(&model).into());
     }
-    let terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
     let known_as = &model.plan().upstream_name;
     if *known_as != parsed.model {
         body = parsed.with_model(&body, known_as);

@@ -122,7 +122,11 @@ impl Site {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), ready).await.unwrap();
-        let front = Front { models: Arc::clone(&models), max_request_bytes: MOST };
+        let front = Front {
+            models: Arc::clone(&models),
+            max_request_bytes: MOST,
+            trust_tenant_header: false,
+        };
         Self { routes: front.routes(), models, asked }
     }
 

@@ -34,7 +34,7 @@ pub(super) async fn infer(
         return Err(wrong_route(&model).into());
     }
     let (parts, body) = request.into_parts();
-    let mut terms = terms::read(&parts.headers, &id, &model, arrived)?;
+    let mut terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
     let body = body::read(&parts.headers, body, state.max_request_bytes).await?;
     let ParsedInfer { id: own_id, mut request, scheduling, binary_outputs } =
         parse(&parts.headers, body, &model)?;
