@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use batchwise::lane::{
-    Adaptive, BreakerPlan, CallId, Effect, Event, Health, InstanceChange, InstanceId, Instant,
-    Lane, LanePlan, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
+    Adaptive, CallId, Effect, Event, Health, InstanceChange, InstanceId, Instant, Lane, LanePlan,
+    Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
 };
 use batchwise::tensor::{DataType, Shape, Tensor, join, split};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -17,6 +17,10 @@ struct Nothing;
 impl Payload for Nothing {
     fn split_off(&mut self, _: u32) -> Self {
         Nothing
+    }
+
+    fn signature(&self) -> u64 {
+        0
     }
 
     fn is_abandoned(&self) -> bool {
@@ -38,20 +42,11 @@ struct Filled {
 impl Filled {
     fn new(depth: u64) -> Self {
         let plan = LanePlan {
-            instances: 1,
             max_batch_rows: Some(BATCH),
-            max_batch_bytes: None,
-            max_batch_tokens: None,
-            objective: None,
             max_queue_rows: u64::MAX,
             max_queue_bytes: u64::MAX,
-            batch_slots: 1,
-            learn_slots: false,
-            alone_slots: 1,
             early_slot: true,
-            stream_slots: 1,
-            attempts: 2,
-            breaker: BreakerPlan::default(),
+            ..LanePlan::default()
         };
         let mut filled = Self {
             lane: Lane::new(plan, Box::new(Adaptive::new(1))),
@@ -82,7 +77,9 @@ impl Filled {
             priority: 1 + (self.next % 3) as u8,
             arrived: self.now,
             deadline: self.now + Span::from_secs(1000),
+            tenant: None,
             objective: None,
+            put_off: Span::ZERO,
         };
         self.next += 1;
         self.lane.on(self.now, Event::Arrive(ticket, Nothing));

@@ -47,4 +47,8 @@ impl Payload for Call {
     fn is_abandoned(&self) -> bool {
         self.reply.is_abandoned()
     }
+
+    fn signature(&self) -> u64 {
+        self.work.signature()
+    }
 }

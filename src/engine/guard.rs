@@ -4,20 +4,20 @@ use async_channel::Sender;
 
 use super::run::Message;
 use crate::call::Call;
-use crate::lane::{Event, Outcome, Place, SlotId, Track};
+use crate::lane::{CallId, Event, Outcome, SlotId, Track};
 
 /// Tells the lane that a caller went, unless its reply came first.
 #[derive(Debug)]
 pub(super) struct LeaveGuard {
     inbox: Sender<Message>,
     track: Track,
-    place: Place,
+    id: CallId,
     armed: bool,
 }
 
 impl LeaveGuard {
-    pub(super) fn new(inbox: Sender<Message>, track: Track, place: Place) -> Self {
-        Self { inbox, track, place, armed: true }
+    pub(super) fn new(inbox: Sender<Message>, track: Track, id: CallId) -> Self {
+        Self { inbox, track, id, armed: true }
     }
 
     pub(super) fn disarm(mut self) {
@@ -29,7 +29,7 @@ impl Drop for LeaveGuard {
     fn drop(&mut self) {
         if self.armed {
             // Fails only once the engine has ended, and then there is nothing to leave.
-            drop(self.inbox.try_send(Message::Event(Event::Leave(self.track, self.place))));
+            drop(self.inbox.try_send(Message::Event(Event::Leave(self.track, self.id))));
         }
     }
 }

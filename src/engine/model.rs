@@ -1,5 +1,6 @@
 //! A model as the fronts see it: what it is, and a way to call it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::watch::InstanceState;
 use crate::call::{Call, Fault, FaultKind, Reply, Served, Terms, Work};
 use crate::config::{ModelPlan, Protocol};
 use crate::instance::{BatchLimit, Description};
-use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Ticket};
+use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Span, TenantId, Ticket};
 use crate::telemetry::{ModelMetrics, Via};
 
 /// Messages that may wait for the engine; it takes in hundreds at a time, so more means that it is
@@ -146,10 +147,12 @@ impl Model {
             priority,
             arrived: self.clock.to_lane(accepted),
             deadline: self.clock.to_lane(deadline),
+            tenant: terms.tenant.as_deref().map(tenant_id),
             objective: None,
+            put_off: Span::ZERO,
         };
         let (reply, receiver) = Reply::new(rows);
-        let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.place());
+        let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.id);
         let call = Call { work, terms, reply, last_fault: None };
         if self.inbox.len() >= INBOX_BOUND {
             guard.disarm();
@@ -210,6 +213,13 @@ impl Model {
             (Protocol::Embedded, _) => WorkKind::Tensors,
         }
     }
+}
+
+/// A hash is enough to tell tenants apart: should two meet, they share one share.
+fn tenant_id(name: &str) -> TenantId {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    TenantId(hasher.finish())
 }
 
 /// Counts and logs a call once, whatever becomes of it: a caller that goes away drops it.

@@ -221,9 +221,10 @@ fn start_model(
 
 /// A delay that the user set is honoured; else the policy finds out by itself.
 fn policy(plan: &ModelPlan) -> Box<dyn Policy> {
+    let instances = u32::try_from(plan.instances.len()).unwrap_or(u32::MAX);
     match plan.max_queue_delay {
-        Some(delay) => Box::new(FixedDelay { max_queue_delay: delay.into() }),
-        None => Box::new(Adaptive::new(u32::try_from(plan.instances.len()).unwrap_or(u32::MAX))),
+        Some(delay) => Box::new(FixedDelay::new(delay.into(), instances)),
+        None => Box::new(Adaptive::new(instances)),
     }
 }
 

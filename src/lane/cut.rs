@@ -12,6 +12,11 @@ use super::{InstanceId, Instant, Span};
 /// So many full batches for each instance are a backlog.
 const BACKLOG: u64 = 3;
 
+/// How much of the capacity that was seen once remains after each batch.
+const CAPACITY_MEMORY: f64 = 0.99;
+/// Of so many batches one begins with the least urgent level, so that nothing starves.
+const FLOOR: u64 = 15;
+
 /// A batch that is to be cut.
 struct Choice {
     /// Its most urgent call.
@@ -73,21 +78,23 @@ impl<P: Payload> Lane<P> {
         }
     }
 
-    /// When the objective of the most urgent call cannot be met any more.
+    /// When the most urgent call is hopeless.
     fn hopeless_at(&self) -> Option<Instant> {
         let ticket = &self.head(Track::Batch)?.ticket;
         let least = self.policy.least_time(ticket.key.as_ref());
-        let due = ticket.objective.filter(|&due| ticket.arrived + least < due)?;
+        let dues = [Some(ticket.deadline), ticket.objective].into_iter().flatten();
+        let due = dues.filter(|&due| ticket.arrived + least < due).min()?;
         Some(due - least + Span::from_nanos(1))
     }
 
-    /// Whether even a batch of its own, sent now, would miss the call's objective. What was never
-    /// possible is not held against it: then the objective says nothing about the load.
+    /// Whether even a batch of its own, sent now, would be too late for the call. What was never
+    /// possible is not held against it: then its deadline says nothing about the load.
     fn is_hopeless(&self, now: Instant, member: &Member<P>) -> bool {
-        member.ticket.objective.is_some_and(|due| {
-            let least = self.policy.least_time(member.ticket.key.as_ref());
-            member.ticket.arrived + least < due && due < now + least
-        })
+        let ticket = &member.ticket;
+        let least = self.policy.least_time(ticket.key.as_ref());
+        let mut dues = [Some(ticket.deadline), ticket.objective].into_iter().flatten();
+        ticket.track == Track::Batch
+            && dues.any(|due| ticket.arrived + least < due && due < now + least)
     }
 
     fn cut_trial(&mut self, now: Instant) -> bool {
@@ -219,7 +226,12 @@ impl<P: Payload> Lane<P> {
         let has_server = |member: &Member<P>| {
             self.servers.iter().any(|server| server.free > 0 && !shuns(member, server.id))
         };
-        let first = self.batches.first(has_server)?.ticket.place();
+        let first = match self.batches.last().filter(|last| self.is_floor(last) && has_server(last))
+        {
+            Some(last) => self.batches.first_of(last.ticket.priority, has_server),
+            None => self.batches.first(has_server),
+        };
+        let first = first?.ticket.place();
         let heads = std::iter::once(first).chain(
             self.batches.heads().map(|head| head.ticket.place()).filter(|&place| place != first),
         );
@@ -265,6 +277,12 @@ impl<P: Payload> Lane<P> {
         None
     }
 
+    /// Whether this is the turn of the least urgent level, whose last call is given.
+    fn is_floor(&self, last: &Member<P>) -> bool {
+        let more_urgent = last.ticket.priority > 1 && self.waiting.levels() > 1;
+        more_urgent && self.next_slot.is_multiple_of(FLOOR)
+    }
+
     /// Keeps those that somebody still waits for.
     fn still_due(&mut self, now: Instant, members: Vec<Member<P>>) -> Vec<Member<P>> {
         let mut due = Vec::with_capacity(members.len());
@@ -307,6 +325,16 @@ impl<P: Payload> Lane<P> {
         (members, short)
     }
 
+    /// What all usable instances could serve with the largest batches, by the one that gets the next.
+    /// Kinds of batch differ: the fastest lately counts, for nobody is to be refused by mistake.
+    fn learn_capacity(&mut self, now: Instant, instance: InstanceId, key: Option<&ShapeKey>) {
+        let cap = self.fleet.cap_of(now, instance);
+        let Some(takes) = self.policy.expected(key, instance, cap) else { return };
+        let slots = f64::from(self.fleet.usable_slots(now).max(1));
+        let capacity = slots * f64::from(cap) / takes.as_nanos().max(1) as f64;
+        self.capacity = capacity.max(CAPACITY_MEMORY * self.capacity);
+    }
+
     fn dispatch(
         &mut self,
         now: Instant,
@@ -335,6 +363,7 @@ impl<P: Payload> Lane<P> {
         let overdue_at = self.overdue_at(now, instance, &members, rows);
         self.overdue.extend(overdue_at.map(|at| (at, slot)));
         let expected = self.policy.expected(key.as_ref(), instance, rows);
+        self.learn_capacity(now, instance, key.as_ref());
         let before = self.fleet.breaker(instance).map(|breaker| breaker.state());
         let probe = self.fleet.sent(now, instance, track, rows);
         self.notice_breaker(instance, before);
@@ -344,7 +373,7 @@ impl<P: Payload> Lane<P> {
             let telling = batches < proven;
             self.policy.sent(now, &Departure { slot, instance, key, rows, telling });
         }
-        let places = members.iter().map(|member| member.ticket.place()).collect();
+        let places = members.iter().map(|member| member.ticket.id).collect();
         self.flights.insert(
             slot,
             Flight {

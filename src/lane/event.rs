@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
 use super::policy::{Calculated, Calculation, Learned};
-use super::ticket::{Member, Place, Ticket, Track};
+use super::ticket::{CallId, Member, Ticket, Track};
 use super::{InstanceId, Span};
 
 /// Names a batch on its way, and so the slot that it holds.
@@ -46,6 +46,28 @@ pub struct LanePlan {
     pub breaker: BreakerPlan,
 }
 
+impl Default for LanePlan {
+    /// One instance, one batch at a time, nothing learned that may cost something.
+    fn default() -> Self {
+        Self {
+            instances: 1,
+            max_batch_rows: None,
+            max_batch_bytes: None,
+            max_batch_tokens: None,
+            objective: None,
+            max_queue_rows: 4096,
+            max_queue_bytes: 256 << 20,
+            batch_slots: 1,
+            learn_slots: false,
+            alone_slots: 1,
+            early_slot: false,
+            stream_slots: 1,
+            attempts: 2,
+            breaker: BreakerPlan::default(),
+        }
+    }
+}
+
 /// A latency objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Objective {
@@ -61,7 +83,7 @@ pub enum Event<P> {
     /// A call came.
     Arrive(Ticket, P),
     /// The caller of a call went.
-    Leave(Track, Place),
+    Leave(Track, CallId),
     /// A batch is back.
     Done(SlotId, Outcome<P>),
     /// The calls of a batch that was called back; its instance still works on it, and what becomes

@@ -255,6 +255,12 @@ impl Fleet {
         self.members.get(id.0 as usize).map_or(1, |member| member.limit.cap(now))
     }
 
+    /// Batches that the usable instances may run at once.
+    pub(super) fn usable_slots(&self, now: Instant) -> u32 {
+        let usable = self.members.iter().filter(|member| member.is_usable(now));
+        usable.map(|member| member.width.slots()).sum()
+    }
+
     /// The largest batch that has worked on any instance.
     pub(super) fn worked(&self) -> u32 {
         self.members.iter().map(|member| member.limit.worked()).max().unwrap_or(0)

@@ -8,11 +8,13 @@ use super::event::{
     Unshared,
 };
 use super::fleet::{Fleet, Health, Prospect};
+use super::offenders::{Offender, Offenders};
 use super::overdue::{Lateness, Recall};
 use super::policy::{Policy, Server};
 use super::queue::Queue;
-use super::ticket::{Member, Payload, Place, Ticket, Track};
+use super::ticket::{CallId, Member, Payload, Place, Ticket, Track};
 use super::trial::{CaseId, Trials};
+use super::waiting::Waiting;
 use super::{InstanceId, Instant, Span};
 
 /// The policy of one model. See the [module](super) for how it is driven.
@@ -48,6 +50,9 @@ pub struct Lane<P> {
     /// The usable instances as the policy sees them, kept to be filled anew.
     pub(super) servers: Vec<Server>,
     pub(super) cuts: BTreeMap<Cause, u64>,
+    pub(super) offenders: Offenders,
+    /// Rows a nanosecond that all instances together can serve, as far as is known.
+    pub(super) capacity: f64,
 }
 
 /// A batch on its way.
@@ -69,7 +74,7 @@ pub(super) struct Flight {
     /// Whether its calls were lost with an instance before.
     pub(super) suspect: bool,
     /// Its calls, or the calls whose parts it has.
-    pub(super) members: Vec<Place>,
+    pub(super) members: Vec<CallId>,
     pub(super) left: usize,
 }
 
@@ -95,38 +100,6 @@ pub(super) enum Role {
     Look,
 }
 
-/// What waits in all queues together.
-#[derive(Debug, Default)]
-pub(super) struct Waiting {
-    pub(super) rows: u64,
-    bytes: u64,
-    by_priority: Vec<u32>,
-}
-
-impl Waiting {
-    fn add(&mut self, ticket: &Ticket) {
-        self.rows += u64::from(ticket.rows);
-        self.bytes += ticket.bytes;
-        let level = usize::from(ticket.priority.max(1));
-        if self.by_priority.len() < level {
-            self.by_priority.resize(level, 0);
-        }
-        if let Some(count) = self.by_priority.get_mut(level - 1) {
-            *count += 1;
-        }
-    }
-
-    pub(super) fn remove(&mut self, ticket: &Ticket, whole: bool) {
-        self.rows = self.rows.saturating_sub(u64::from(ticket.rows));
-        self.bytes = self.bytes.saturating_sub(ticket.bytes);
-        if whole
-            && let Some(count) = self.by_priority.get_mut(usize::from(ticket.priority.max(1)) - 1)
-        {
-            *count = count.saturating_sub(1);
-        }
-    }
-}
-
 impl<P: Payload> Lane<P> {
     /// A lane with nothing in it, whose instances are not known to be up yet.
     pub fn new(plan: LanePlan, policy: Box<dyn Policy>) -> Self {
@@ -149,6 +122,8 @@ impl<P: Payload> Lane<P> {
             wake_at: None,
             servers: Vec::new(),
             cuts: BTreeMap::new(),
+            offenders: Offenders::default(),
+            capacity: 0.0,
         }
     }
 
@@ -156,7 +131,7 @@ impl<P: Payload> Lane<P> {
     pub fn on(&mut self, now: Instant, event: Event<P>) {
         match event {
             Event::Arrive(ticket, payload) => self.arrive(now, Member::new(ticket, payload)),
-            Event::Leave(track, place) => self.leave(track, place),
+            Event::Leave(track, id) => self.leave(track, id),
             Event::Done(slot, outcome) => self.done(now, slot, outcome),
             Event::Recalled(slot, members) => self.recalled(now, slot, members),
             Event::Instance(id, change) => self.change(now, id, change),
@@ -226,21 +201,67 @@ impl<P: Payload> Lane<P> {
         if let Prospect::None(retry_after) = self.fleet.prospect(now) {
             return self.refuse(member, RefuseReason::NoInstance(retry_after));
         }
+        if !self.offenders.is_empty() && member.ticket.key.is_some() {
+            let call = offender(&member);
+            if self.offenders.rides_alone(now, call) {
+                member.ticket.key = None;
+            }
+        }
+        let before = self.time_for(self.waiting.of(member.ticket.tenant));
+        member.ticket.put_off = self.waiting.put_off(now, member.ticket.tenant, before);
+        if self.comes_too_late(now, &member.ticket) {
+            return self.refuse(member, RefuseReason::Deadline);
+        }
         while !self.has_room(&member.ticket) {
             let queue = if self.batches.is_empty() { &self.streams } else { &self.batches };
-            let victim = queue.last().map(|last| (&last.ticket, last.ticket.place()));
-            match victim {
-                Some((ticket, place)) if ticket.priority > member.ticket.priority => {
-                    let track = ticket.track;
-                    if let Some(victim) = self.take_waiting(track, place) {
-                        self.refuse(victim, RefuseReason::Shed);
-                    }
-                }
-                _ => return self.refuse(member, RefuseReason::QueueFull),
+            let victim = queue.last().filter(|last| self.gives_way(&last.ticket, &member.ticket));
+            let Some((track, place)) =
+                victim.map(|victim| (victim.ticket.track, victim.ticket.place()))
+            else {
+                return self.refuse(member, RefuseReason::QueueFull);
+            };
+            if let Some(victim) = self.take_waiting(track, place) {
+                self.refuse(victim, RefuseReason::Shed);
             }
         }
         self.policy.arrived(now, member.ticket.key.as_ref(), member.ticket.rows);
         self.enqueue(member);
+    }
+
+    /// How long the instances need for so many rows at least.
+    fn time_for(&self, rows: u64) -> Span {
+        if self.capacity > 0.0 && rows > 0 {
+            Span::from_nanos((rows as f64 / self.capacity) as u64)
+        } else {
+            Span::ZERO
+        }
+    }
+
+    /// Whether a call could not be answered before its deadline even if everything before it went at
+    /// full speed. One that could not even without them is tried all the same: it is as likely that
+    /// what is known is wrong, and what is never tried is never learned.
+    fn comes_too_late(&self, now: Instant, ticket: &Ticket) -> bool {
+        let due = ticket.deadline;
+        if due <= now {
+            return true;
+        }
+        let least = self.policy.least_time(ticket.key.as_ref());
+        let late_behind = |rows: u64| now + self.time_for(rows).plus(least) > due;
+        // Those before it are only counted where they can matter.
+        ticket.track == Track::Batch
+            && now + least < due
+            && late_behind(self.waiting.rows)
+            && late_behind(self.waiting.rows_before(ticket.place()))
+    }
+
+    /// Whether a call that waits makes room for one that comes: to who is more urgent, or whose
+    /// tenant has less.
+    fn gives_way(&self, waiting: &Ticket, coming: &Ticket) -> bool {
+        let rows = u64::from(coming.rows);
+        waiting.priority > coming.priority
+            || waiting.priority == coming.priority
+                && waiting.tenant != coming.tenant
+                && self.waiting.of(waiting.tenant) > self.waiting.of(coming.tenant) + rows
     }
 
     /// The first call always fits: one that is larger than the whole bound would else never be
@@ -277,13 +298,13 @@ impl<P: Payload> Lane<P> {
         self.effects.push_back(Effect::Notice(notice));
     }
 
-    fn leave(&mut self, track: Track, place: Place) {
-        for member in self.queue(track).remove_call(place) {
+    fn leave(&mut self, track: Track, id: CallId) {
+        for member in self.queue(track).remove_call(id) {
             self.waiting.remove(&member.ticket, true);
         }
-        while self.trials.remove(|member| member.ticket.id == place.id()).is_some() {}
+        while self.trials.remove(|member| member.ticket.id == id).is_some() {}
         for (&slot, flight) in &mut self.flights {
-            let parts = flight.members.iter().filter(|member| member.id() == place.id()).count();
+            let parts = flight.members.iter().filter(|&&member| member == id).count();
             flight.left += parts;
             if parts > 0 && flight.left == flight.members.len() {
                 self.effects.push_back(Effect::Abort(slot));
@@ -334,4 +355,9 @@ impl<P: Payload> Lane<P> {
             self.refuse(member, reason);
         }
     }
+}
+
+/// What is remembered of a call that spoils a batch.
+pub(super) fn offender<P: Payload>(member: &Member<P>) -> Offender {
+    Offender { signature: member.payload.signature(), tenant: member.ticket.tenant }
 }

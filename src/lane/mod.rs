@@ -20,6 +20,7 @@ mod fleet;
 mod lead;
 mod limit;
 mod machine;
+mod offenders;
 mod outcome;
 mod overdue;
 mod policy;
@@ -27,6 +28,7 @@ mod queue;
 mod ticket;
 mod time;
 mod trial;
+mod waiting;
 mod width;
 
 pub use breaker::{Admission, BreakerPlan, BreakerState};
@@ -41,7 +43,7 @@ pub use policy::{
     Adaptive, Calculated, Calculation, Decision, Departure, FixedDelay, Learned, LearnedCurve,
     Policy, Server, View,
 };
-pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
+pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, TenantId, Ticket, Track};
 pub use time::{Instant, Span};
 
 /// Names an instance within its lane: its index in the plan.

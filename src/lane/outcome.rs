@@ -2,7 +2,7 @@
 
 use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
-use super::machine::{Flight, Lane, Overlap, Role};
+use super::machine::{Flight, Lane, Overlap, Role, offender};
 use super::overdue::Recall;
 use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
@@ -225,6 +225,9 @@ impl<P: Payload> Lane<P> {
             (one, Some(two)) => (one, two),
             (culprit, None) => {
                 for member in culprit {
+                    if let Some(case) = flight.case {
+                        self.trials.blame(case, offender(&member));
+                    }
                     self.refuse(member, RefuseReason::Spent);
                 }
                 return self.give_up_culprit(now, flight, told);
@@ -341,6 +344,9 @@ impl<P: Payload> Lane<P> {
     }
 
     pub(super) fn judge(&mut self, now: Instant, verdict: Verdict) {
+        for offender in verdict.offenders {
+            self.offenders.remember(now, offender);
+        }
         for instance in verdict.convicted {
             self.tell_breaker(now, instance, false, Told::Failure);
         }

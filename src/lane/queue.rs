@@ -6,13 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{InstanceId, Instant, Member, Payload, Place, ShapeKey, Ticket};
+use super::{CallId, InstanceId, Instant, Member, Payload, Place, ShapeKey, Ticket};
 
 /// The calls that wait on one track.
 #[derive(Debug)]
 pub(super) struct Queue<P> {
     waiting: BTreeMap<Place, Member<P>>,
+    /// Where the parts of each call stand, and how many there are.
+    places: BTreeMap<CallId, (Place, u32)>,
     groups: BTreeMap<ShapeKey, Group>,
+    /// Where the calls of each priority stand.
+    levels: BTreeMap<u8, BTreeSet<Place>>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +91,12 @@ pub(super) struct Company {
 
 impl<P: Payload> Queue<P> {
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), groups: BTreeMap::new() }
+        Self {
+            waiting: BTreeMap::new(),
+            places: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            levels: BTreeMap::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -108,11 +117,22 @@ impl<P: Payload> Queue<P> {
             group.places.insert(place);
             group.rows += u64::from(member.ticket.rows);
         }
+        self.levels.entry(member.ticket.priority).or_default().insert(place);
+        self.places.entry(place.id()).or_insert((place, 0)).1 += 1;
         self.waiting.insert(place, member);
     }
 
     pub(super) fn remove(&mut self, place: Place) -> Option<Member<P>> {
         let member = self.waiting.remove(&place)?;
+        if let Some(level) = self.levels.get_mut(&member.ticket.priority) {
+            level.remove(&place);
+        }
+        if let Some((_, parts)) = self.places.get_mut(&place.id()) {
+            *parts -= 1;
+            if *parts == 0 {
+                self.places.remove(&place.id());
+            }
+        }
         if let Some(key) = &member.ticket.key {
             self.forget(key, place, member.ticket.rows);
         }
@@ -123,6 +143,16 @@ impl<P: Payload> Queue<P> {
     /// just failed and that wait for another one.
     pub(super) fn first(&self, accepts: impl Fn(&Member<P>) -> bool) -> Option<&Member<P>> {
         self.waiting.values().find(|member| accepts(member))
+    }
+
+    /// The most urgent call of a priority that `accepts` accepts.
+    pub(super) fn first_of(
+        &self,
+        priority: u8,
+        accepts: impl Fn(&Member<P>) -> bool,
+    ) -> Option<&Member<P>> {
+        let places = self.levels.get(&priority)?.iter();
+        places.filter_map(|place| self.waiting.get(place)).find(|member| accepts(member))
     }
 
     /// The call that stands there.
@@ -218,7 +248,8 @@ impl<P: Payload> Queue<P> {
     }
 
     /// Takes every part of a call out.
-    pub(super) fn remove_call(&mut self, place: Place) -> Vec<Member<P>> {
+    pub(super) fn remove_call(&mut self, id: CallId) -> Vec<Member<P>> {
+        let Some(&(place, _)) = self.places.get(&id) else { return Vec::new() };
         let places: Vec<_> = self.waiting.range(place.parts()).map(|(&place, _)| place).collect();
         places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
@@ -235,6 +266,8 @@ impl<P: Payload> Queue<P> {
     /// Empties the queue, most urgent first.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Member<P>> + use<P> {
         self.groups.clear();
+        self.places.clear();
+        self.levels.clear();
         std::mem::take(&mut self.waiting).into_values()
     }
 }

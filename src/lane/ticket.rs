@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::{InstanceId, Instant, Span};
 
-/// How much longer a call of the next lower priority waits before it overtakes a newcomer.
-///
-/// Priorities order what arrives within this span strictly; beyond it age wins, so that nothing
-/// starves.
+/// What arrives within this span is ordered strictly by priority; beyond twice of it age wins, so
+/// that nothing starves.
 pub const AGEING: Span = Span::from_secs(10);
+/// Within a priority, how far a later deadline can put a call off, and how far what its tenant has
+/// waiting can.
+const LATITUDE: Span = Span::from_secs(5);
 
 /// Names a call within its lane; later calls have larger numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +38,10 @@ impl ShapeKey {
         self.0.is_empty()
     }
 }
+
+/// Tells tenants apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(pub u64);
 
 /// Which of an instance's two kinds of slot a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,14 +75,20 @@ pub struct Ticket {
     pub arrived: Instant,
     /// When its caller stops waiting.
     pub deadline: Instant,
-    /// When its answer is due by the model's latency objective, where that applies to it.
+    /// Who it is from, where that is known.
+    pub tenant: Option<TenantId>,
+    /// When its answer is due by the model's latency objective, where that applies to it. The lane
+    /// says so when the call comes.
     pub objective: Option<Instant>,
+    /// How far what its tenant had waiting already puts it off. The lane says so when the call comes.
+    pub put_off: Span,
 }
 
 /// Where a call stands among those that wait on its track; smaller is more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The arrival, put off by [`AGEING`] for each level below the most urgent.
+    /// The arrival, put off for each level below the most urgent, for a late deadline and for what
+    /// its tenant had waiting.
     urgency: Instant,
     /// Breaks ties: first come, first served.
     id: CallId,
@@ -89,6 +100,11 @@ impl Place {
     /// The call that stands there.
     pub fn id(&self) -> CallId {
         self.id
+    }
+
+    /// How urgent it is; earlier is more urgent.
+    pub(super) fn urgency(&self) -> Instant {
+        self.urgency
     }
 
     /// Where all the parts of that call stand.
@@ -105,7 +121,9 @@ impl Ticket {
 
     /// Where the call stands among those that wait on its track.
     pub fn place(&self) -> Place {
-        let put_off = AGEING.times(u64::from(self.priority.saturating_sub(1)));
+        let levels = AGEING.times(2).times(u64::from(self.priority.saturating_sub(1)));
+        let slack = self.deadline.since(self.arrived).min(LATITUDE);
+        let put_off = levels.plus(slack).plus(self.put_off.min(LATITUDE));
         Place { urgency: self.arrived + put_off, id: self.id, first_row: self.first_row }
     }
 }
@@ -148,4 +166,8 @@ pub trait Payload {
 
     /// Whether nobody waits for the answer any more.
     fn is_abandoned(&self) -> bool;
+
+    /// A hash of what is asked for: the same for the same input. Asked only where something has
+    /// spoiled a batch.
+    fn signature(&self) -> u64;
 }

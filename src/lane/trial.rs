@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::offenders::Offender;
 use super::{InstanceId, Member};
 
 /// Failures without any success that make it the instance and not the calls.
@@ -41,6 +42,8 @@ struct Case {
     /// Who has served a part.
     served_by: Vec<InstanceId>,
     any_culprit: bool,
+    /// Calls that failed by themselves.
+    culprits: Vec<Offender>,
     /// Who failed, as long as it may have been the instance.
     accused: Vec<InstanceId>,
 }
@@ -52,6 +55,8 @@ pub(super) struct Verdict {
     pub(super) convicted: Vec<InstanceId>,
     /// The rows that were too many for an instance: the batch failed, and every part was served.
     pub(super) too_many_rows: Option<(InstanceId, u32)>,
+    /// Calls that failed while others of their batch were served.
+    pub(super) offenders: Vec<Offender>,
 }
 
 impl<P> Trials<P> {
@@ -80,8 +85,14 @@ impl<P> Trials<P> {
         let id = CaseId(self.next);
         self.next += 1;
         let first = (instance, rows);
-        let case =
-            Case { first, open: 1, served_by: Vec::new(), any_culprit: false, accused: Vec::new() };
+        let case = Case {
+            first,
+            open: 1,
+            served_by: Vec::new(),
+            any_culprit: false,
+            culprits: Vec::new(),
+            accused: Vec::new(),
+        };
         self.cases.insert(id, case);
         id
     }
@@ -134,7 +145,7 @@ impl<P> Trials<P> {
         if !case.served_by.is_empty() || case.accused.len() < CONVICTED {
             return Verdict::default();
         }
-        Verdict { convicted: std::mem::take(&mut case.accused), too_many_rows: None }
+        Verdict { convicted: std::mem::take(&mut case.accused), ..Verdict::default() }
     }
 
     /// A part of `case` was served by `instance`.
@@ -145,6 +156,13 @@ impl<P> Trials<P> {
             case.served_by.push(instance);
         }
         self.close(case)
+    }
+
+    /// A call of `case` failed by itself.
+    pub(super) fn blame(&mut self, case: CaseId, culprit: Offender) {
+        if let Some(case) = self.cases.get_mut(&case) {
+            case.culprits.push(culprit);
+        }
     }
 
     /// A part of `case` was given up, as a `culprit` or for another reason.
@@ -168,6 +186,7 @@ impl<P> Trials<P> {
         let only_elsewhere = all_served && elsewhere && !case.accused.is_empty();
         let convicts = case.served_by.is_empty() || only_elsewhere;
         Verdict {
+            offenders: if case.served_by.is_empty() { Vec::new() } else { case.culprits },
             convicted: if convicts { case.accused } else { Vec::new() },
             too_many_rows: (all_served && !only_elsewhere).then_some(case.first),
         }

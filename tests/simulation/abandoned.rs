@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use batchwise::lane::{
-    BreakerPlan, CallId, Effect, Event, FixedDelay, Health, InstanceChange, InstanceId, Instant,
-    Lane, LanePlan, Payload, ShapeKey, Span, Ticket, Track,
+    CallId, Effect, Event, FixedDelay, Health, InstanceChange, InstanceId, Instant, Lane, LanePlan,
+    Payload, ShapeKey, Span, Ticket, Track,
 };
 
 struct Caller {
@@ -17,6 +17,10 @@ impl Payload for Caller {
         Self { gone: Rc::clone(&self.gone) }
     }
 
+    fn signature(&self) -> u64 {
+        0
+    }
+
     fn is_abandoned(&self) -> bool {
         self.gone.get()
     }
@@ -26,23 +30,8 @@ impl Payload for Caller {
 /// batch waits behind them: it goes at once.
 #[test]
 fn a_batch_without_callers_holds_up_no_other() {
-    let plan = LanePlan {
-        instances: 1,
-        max_batch_rows: Some(2),
-        max_batch_bytes: None,
-        max_batch_tokens: None,
-        objective: None,
-        max_queue_rows: 100,
-        max_queue_bytes: 100,
-        batch_slots: 1,
-        learn_slots: false,
-        alone_slots: 1,
-        early_slot: false,
-        stream_slots: 1,
-        attempts: 2,
-        breaker: BreakerPlan::default(),
-    };
-    let policy = FixedDelay { max_queue_delay: Span::from_millis(5) };
+    let plan = LanePlan { max_batch_rows: Some(2), ..LanePlan::default() };
+    let policy = FixedDelay::new(Span::from_millis(5), 1);
     let mut lane = Lane::new(plan, Box::new(policy));
     let now = Instant::default() + Span::from_millis(1);
     let gone = Rc::new(Cell::new(false));
@@ -58,7 +47,9 @@ fn a_batch_without_callers_holds_up_no_other() {
             priority: 1,
             arrived: now,
             deadline: now + Span::from_secs(1),
+            tenant: None,
             objective: None,
+            put_off: Span::ZERO,
         };
         let gone = if shape == b"b" { Rc::clone(&gone) } else { Rc::default() };
         lane.on(now, Event::Arrive(ticket, Caller { gone }));

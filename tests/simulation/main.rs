@@ -5,6 +5,7 @@
 
 mod abandoned;
 mod oracle;
+mod order;
 mod random;
 mod scenarios;
 mod world;

@@ -63,6 +63,10 @@ impl Payload for Part {
         Part { call: self.call, rows: head, ledger: Rc::clone(&self.ledger) }
     }
 
+    fn signature(&self) -> u64 {
+        self.call as u64
+    }
+
     fn is_abandoned(&self) -> bool {
         self.ledger.borrow()[self.call].abandoned()
     }

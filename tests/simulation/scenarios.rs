@@ -72,7 +72,7 @@ fn a_batch_that_is_overdue_is_served_by_another_instance() {
         instances: 4,
         max_rows: 1,
         mean_gap: Span::from_millis(1),
-        freezes: 0.001,
+        freezes: 0.002,
         ..Habits::default()
     }) {
         assert_eq!(report.answered, 20_000, "{:?}", report.reasons);
@@ -103,6 +103,7 @@ fn an_input_that_kills_instances_does_not_walk_through_the_fleet() {
         calls: 20_000,
         instances: 4,
         max_rows: 1,
+        mean_gap: Span::from_millis(1),
         killers: 0.0005,
         ..Habits::default()
     }) {

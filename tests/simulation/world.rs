@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
 use batchwise::lane::{
-    Adaptive, Blame, BreakerPlan, CallId, Effect, Event, FixedDelay, Health, InstanceChange,
-    InstanceId, Instant, Lane, LanePlan, Member, Objective, Outcome, Place, Policy, RefuseReason,
-    ShapeKey, SlotId, Span, Ticket, Track,
+    Adaptive, Blame, CallId, Effect, Event, FixedDelay, Health, InstanceChange, InstanceId,
+    Instant, Lane, LanePlan, Member, Objective, Outcome, Policy, RefuseReason, ShapeKey, SlotId,
+    Span, Ticket, Track,
 };
 
 use crate::oracle::{Entry, Fate, Ledger, Part, settle_accounts};
@@ -118,7 +118,8 @@ pub(crate) struct World {
     now: Instant,
     lane: Lane<Part>,
     ledger: Ledger,
-    places: Vec<Place>,
+    /// The rows that waited when each call came.
+    backlogs: Vec<u64>,
     agenda: BinaryHeap<Reverse<(Instant, u64, Happening)>>,
     sequence: u64,
     flying: BTreeMap<SlotId, Flying>,
@@ -132,20 +133,16 @@ impl World {
             instances: habits.instances,
             max_batch_rows: habits.max_batch_rows,
             max_batch_bytes: habits.max_batch_bytes,
-            max_batch_tokens: None,
             objective: habits.objective.map(|within| Objective { within, priority: 2 }),
             max_queue_rows: habits.queue_rows,
             max_queue_bytes: 1 << 40,
-            batch_slots: 1,
             learn_slots: habits.learn_slots,
             alone_slots: 4,
             early_slot: true,
-            stream_slots: 4,
-            attempts: 2,
-            breaker: BreakerPlan::default(),
+            ..LanePlan::default()
         };
         let policy: Box<dyn Policy> = match habits.max_queue_delay {
-            Some(max_queue_delay) => Box::new(FixedDelay { max_queue_delay }),
+            Some(delay) => Box::new(FixedDelay::new(delay, habits.instances)),
             None => Box::new(Adaptive::new(habits.instances)),
         };
         let mut world = World {
@@ -153,7 +150,7 @@ impl World {
             now: Instant::default(),
             lane: Lane::new(plan, policy),
             ledger: Rc::new(RefCell::new(Vec::new())),
-            places: Vec::new(),
+            backlogs: Vec::new(),
             agenda: BinaryHeap::new(),
             sequence: 0,
             flying: BTreeMap::new(),
@@ -201,7 +198,7 @@ impl World {
             Happening::Arrival => self.arrive(),
             Happening::Cancel(call) => {
                 self.ledger.borrow_mut()[call].cancelled = true;
-                self.lane.on(self.now, Event::Leave(Track::Batch, self.places[call]));
+                self.lane.on(self.now, Event::Leave(Track::Batch, CallId(call as u64)));
             }
             Happening::Finish(slot) => self.finish(slot),
             Happening::Health(id, up) => {
@@ -213,7 +210,7 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        let call = self.places.len();
+        let call = self.backlogs.len();
         let rows = 1 + self.random.below(self.habits.max_rows) as u32;
         let shape = self.random.below(self.habits.shapes);
         let alone = self.random.chance(self.habits.alone);
@@ -229,13 +226,15 @@ impl World {
             priority: 1 + self.random.below(3) as u8,
             arrived: self.now,
             deadline: self.now + self.habits.deadline,
+            tenant: None,
             objective: None,
+            put_off: Span::ZERO,
         };
         let poison = self.random.chance(self.habits.poison);
         self.report.poisoned += usize::from(poison);
         let killer = self.random.chance(self.habits.killers);
         self.report.killers += usize::from(killer);
-        self.places.push(ticket.place());
+        self.backlogs.push(self.lane.waiting_rows());
         self.ledger.borrow_mut().push(Entry {
             rows: vec![Fate::Waiting; rows as usize],
             cancelled: false,
@@ -283,7 +282,12 @@ impl World {
                     self.note(member.ticket.id.0);
                     if reason == RefuseReason::Deadline {
                         let given = member.ticket.objective.is_some();
-                        assert!(given || member.ticket.deadline <= self.now);
+                        assert!(
+                            given || self.is_hopeless(&member),
+                            "refused {:?} before its deadline with {} rows waiting",
+                            member.ticket.deadline.since(self.now),
+                            self.backlogs[member.payload.call].max(self.lane.waiting_rows())
+                        );
                     }
                     let name =
                         format!("{reason:?}").split('(').next().unwrap_or_default().to_owned();
@@ -310,6 +314,17 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether a call that comes behind everything may be too late even if all usable instances work
+    /// at full speed.
+    fn is_hopeless(&self, member: &Member<Part>) -> bool {
+        let (base, per_row) = self.habits.service;
+        let rows = f64::from(self.habits.max_batch_rows.unwrap_or(32).min(self.habits.real_limit));
+        let batch = base.as_nanos() as f64 + rows * per_row.as_nanos() as f64;
+        let waiting = self.backlogs[member.payload.call].max(self.lane.waiting_rows());
+        let most = batch * (1.0 + 1.3 * waiting as f64 / rows);
+        member.ticket.deadline <= self.now + Span::from_nanos(most as u64)
     }
 
     fn note(&mut self, value: u64) {

@@ -147,7 +147,7 @@ fn fixed_delays_are_as_known() {
 fn the_lane_under_the_greedy_policy_is_greedy() {
     let service = Service::new(curve("10+0.5"), 4);
     let arrivals = Arrivals::poisson(0.5 * service.capacity(), 1);
-    let system = lane::Shipped::new(lane::plan(4, Some(32)), lane::greedy());
+    let system = lane::Shipped::new(lane::plan(4, Some(32)), lane::greedy(4));
     let run = Run { calls: 100_000, ..RUN };
     let shipped = simulate(system, arrivals.clone(), service.clone(), run);
     let central = simulate(Central::new(FixedDelay::greedy(32), 4), arrivals, service, run);

@@ -1,7 +1,7 @@
 //! The batcher that has a delay to tune.
 
-use super::{Decision, Policy, View, least_loaded};
-use crate::lane::{Cause, Instant, Span};
+use super::{Adaptive, Decision, Departure, Learned, Policy, View, least_loaded};
+use crate::lane::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
 
 /// Takes whatever waits the moment a slot is free, once the oldest call has waited for a set time or
 /// a full batch is there: what Triton's dynamic batcher does.
@@ -10,13 +10,26 @@ use crate::lane::{Cause, Instant, Span};
 /// 0.4 % of the optimal mean latency at every load (Deb and Serfozo 1973 show the optimum to be a
 /// control limit; for T = a + b n that limit hardly matters, because more than it almost always wait
 /// after a service).
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// What batches take is learned nevertheless: what is overdue is judged by it.
+#[derive(Debug)]
 pub struct FixedDelay {
-    /// How long the oldest call may wait for company.
-    pub max_queue_delay: Span,
+    max_queue_delay: Span,
+    learned: Adaptive,
+}
+
+impl FixedDelay {
+    /// With this delay, for so many instances.
+    pub fn new(max_queue_delay: Span, instances: u32) -> Self {
+        Self { max_queue_delay, learned: Adaptive::new(instances) }
+    }
 }
 
 impl Policy for FixedDelay {
+    fn arrived(&mut self, now: Instant, key: Option<&ShapeKey>, rows: u32) {
+        self.learned.arrived(now, key, rows);
+    }
+
     fn decide(&mut self, view: &View<'_>) -> Decision {
         let Some(server) = least_loaded(view.servers, |_| true) else {
             return Decision::Hold(Instant::LAST);
@@ -32,20 +45,47 @@ impl Policy for FixedDelay {
         };
         Decision::Send { instance: server.id, rows: server.cap, cause, expected: None }
     }
+
+    fn least_time(&self, key: Option<&ShapeKey>) -> Span {
+        self.learned.least_time(key)
+    }
+
+    fn expected(&self, key: Option<&ShapeKey>, instance: InstanceId, rows: u32) -> Option<Span> {
+        self.learned.expected(key, instance, rows)
+    }
+
+    fn first_back(&self, now: Instant, instance: InstanceId) -> Option<(Instant, Span)> {
+        self.learned.first_back(now, instance)
+    }
+
+    fn begun(&mut self, instance: InstanceId, at: Instant) {
+        self.learned.begun(instance, at);
+    }
+
+    fn sent(&mut self, now: Instant, departure: &Departure<'_>) {
+        self.learned.sent(now, departure);
+    }
+
+    fn back(&mut self, now: Instant, slot: SlotId, served: bool) {
+        self.learned.back(now, slot, served);
+    }
+
+    fn learned(&self, now: Instant) -> Learned {
+        self.learned.learned(now)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lane::policy::Server;
-    use crate::lane::{InstanceId, ShapeKey};
 
     const SERVER: Server =
         Server { id: InstanceId(0), slots: 1, free: 1, cap: 8, ahead: false, last_sent: 0 };
 
     fn decide(delay_millis: u64, now_millis: u64, waiting_rows: u64, draining: bool) -> Decision {
         let at = |millis| Instant::default() + Span::from_millis(millis);
-        FixedDelay { max_queue_delay: Span::from_millis(delay_millis) }.decide(&View {
+        FixedDelay::new(Span::from_millis(delay_millis), 1).decide(&View {
             now: at(now_millis),
             key: &ShapeKey::new(b""),
             waiting_rows,

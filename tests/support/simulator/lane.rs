@@ -1,9 +1,9 @@
 //! The lane that ships, as a system: what is measured here is the very code that serves.
 
 use batchwise::lane::{
-    Adaptive, Blame, BreakerPlan, CallId, Effect, Event, FixedDelay, Health, InstanceChange,
-    InstanceId, Instant, Lane, LanePlan, Member, Outcome, Payload, Policy, RefuseReason, ShapeKey,
-    SlotId, Span, Ticket, Track,
+    Adaptive, Blame, CallId, Effect, Event, FixedDelay, Health, InstanceChange, InstanceId,
+    Instant, Lane, LanePlan, Member, Outcome, Payload, Policy, RefuseReason, ShapeKey, SlotId,
+    Span, Ticket, Track,
 };
 
 use super::system::{Dispatch, Refusal, System};
@@ -33,25 +33,16 @@ pub fn plan(instances: usize, max_batch_rows: Option<usize>) -> LanePlan {
     LanePlan {
         instances: rows(instances),
         max_batch_rows: max_batch_rows.map(rows),
-        max_batch_bytes: None,
-        max_batch_tokens: None,
-        objective: None,
         max_queue_rows: u64::MAX,
         max_queue_bytes: u64::MAX,
-        batch_slots: 1,
-        learn_slots: false,
-        alone_slots: 1,
-        early_slot: false,
-        stream_slots: 1,
-        attempts: 2,
-        breaker: BreakerPlan::default(),
+        ..LanePlan::default()
     }
 }
 
 /// The policy that takes whatever waits the moment a slot is free.
 #[must_use]
-pub fn greedy() -> Box<dyn Policy> {
-    Box::new(FixedDelay::default())
+pub fn greedy(instances: usize) -> Box<dyn Policy> {
+    Box::new(FixedDelay::new(Span::ZERO, u32::try_from(instances).unwrap_or(u32::MAX)))
 }
 
 /// The policy that ships, for so many instances.
@@ -69,6 +60,10 @@ pub struct Passenger {
 impl Payload for Passenger {
     fn split_off(&mut self, _rows: u32) -> Self {
         Self { call: self.call }
+    }
+
+    fn signature(&self) -> u64 {
+        self.call as u64
     }
 
     fn is_abandoned(&self) -> bool {
@@ -148,7 +143,9 @@ impl System for Shipped {
             priority,
             arrived: now,
             deadline: now + deadline.unwrap_or(PATIENCE),
+            tenant: None,
             objective: None,
+            put_off: Span::ZERO,
         };
         self.lane.on(now, Event::Arrive(ticket, Passenger { call }));
     }
