@@ -95,6 +95,20 @@ fn a_cliff_that_appears_is_found_and_the_backlog_drained() {
     back(&disturbance, &recovery, seconds(10, 20), BACK, (best_ms, &by));
 }
 
+/// With two instances a cliff may look like first one and then the other becoming slow; the seeds are
+/// of runs in which it does.
+#[test]
+fn a_cliff_is_not_taken_for_two_slow_instances() {
+    for (load, seeds, best_ms) in
+        [(0.4, [10, 31, 32, 48].as_slice(), 18.0), (0.55, &[37, 43, 45], 22.0)]
+    {
+        let disturbance = Disturbance::cliff(2, load);
+        let recovery = disturbance.run_seeds(seeds.iter().copied());
+        let level = (best_ms, "what other seeds settle at");
+        back(&disturbance, &recovery, seconds(12, 20), 1.15, level);
+    }
+}
+
 fn steady(disturbance: &Disturbance, seed: u64) -> Outcome {
     let run = Run { warm_up: 8_000, calls: 30_000, window: None, bound: 20_000 };
     let arrivals = Arrivals::poisson(disturbance.rate, seed);

@@ -25,6 +25,9 @@ const RUN: i32 = 3;
 /// How fast an instance's factor follows: as a rule, and when it has changed.
 const FACTOR_GAIN: f64 = 0.05;
 const FACTOR_GAIN_CHANGED: f64 = 0.5;
+/// How far the median factor moves back to 1 with each answer, and how far off it never is by noise.
+const CENTRING: f64 = 0.2;
+const FAR_OFF: f64 = 0.1;
 /// Answers between two looks at the table, once it has settled.
 const SETTLED: u64 = 32;
 /// The weight of a record that the next answer replaces.
@@ -285,21 +288,26 @@ impl Curve {
         self.changed_at = self.answers;
     }
 
-    /// Keeps the median factor near 1, so that factors compare instances and records carry time.
+    /// Keeps the median factor near 1, so that factors compare instances and records carry time. A
+    /// median that is far off is a change of the curve that was taken for one slow instance after
+    /// the other: what was known before is then known no more.
     fn centre(&mut self) {
         let mut factors: Vec<f64> =
             self.peers.iter().filter(|peer| peer.answers > 0).map(|peer| peer.factor).collect();
-        let middle = factors.len() / 2;
         if factors.is_empty() {
             return;
         }
+        let middle = (factors.len() - 1) / 2;
         let (_, &mut median, _) = factors.select_nth_unstable_by(middle, f64::total_cmp);
-        let shift = 1.0 + 0.2 * (median - 1.0);
+        let far_off = (median - 1.0).abs() > FAR_OFF;
+        let shift = if far_off { median } else { 1.0 + CENTRING * (median - 1.0) };
         for peer in self.peers.iter_mut().filter(|peer| peer.answers > 0) {
             peer.factor /= shift;
         }
-        for record in &mut self.records {
-            record.mean *= shift;
+        if far_off {
+            self.change(shift);
+        } else {
+            self.records.iter_mut().for_each(|record| record.mean *= shift);
         }
     }
 

@@ -172,13 +172,20 @@ impl Disturbance {
     /// Simulates it once for each of the seeds 1 to `seeds`.
     #[must_use]
     pub fn run(&self, seeds: u64) -> Recovery {
+        self.run_seeds(1..=seeds)
+    }
+
+    /// Simulates it once for each of these seeds.
+    #[must_use]
+    pub fn run_seeds(&self, seeds: impl IntoIterator<Item = u64>) -> Recovery {
         let later = match self.process {
             Process::Jump { factor, .. } => factor,
             _ => 1.0,
         };
         let calls = (self.rate * (ms(self.at.since(START)) + later * ms(self.watched))) as usize;
         let run = Run { warm_up: 0, calls, window: Some(WINDOW), bound: 50_000 };
-        let outcomes: Vec<_> = (1..=seeds)
+        let outcomes: Vec<_> = seeds
+            .into_iter()
             .map(|seed| {
                 let arrivals = Arrivals::new(self.process.clone(), self.rate, seed);
                 simulate(self.system(), arrivals, self.service.clone().with_seed(seed), run)
