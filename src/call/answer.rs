@@ -130,10 +130,37 @@ impl ItemsAnswer {
         self.body = None;
         self.usage = match (self.usage, next.usage) {
             (Some(one), Some(two)) => Some(Usage {
-                prompt_tokens: one.prompt_tokens + two.prompt_tokens,
-                total_tokens: one.total_tokens + two.total_tokens,
+                prompt_tokens: one.prompt_tokens.saturating_add(two.prompt_tokens),
+                total_tokens: one.total_tokens.saturating_add(two.total_tokens),
             }),
             (one, two) => one.or(two),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_parts_cost_adds_up_whatever_an_instance_claims() {
+        let part = |total_tokens| Served {
+            answer: Answer::Items(ItemsAnswer {
+                usage: Some(Usage { prompt_tokens: 1, total_tokens }),
+                ..ItemsAnswer::default()
+            }),
+            timing: Timing {
+                queue: Duration::ZERO,
+                batch: Duration::ZERO,
+                rows: 1,
+                instance: "a".into(),
+            },
+        };
+        let usage = |parts: [u64; 2]| match Served::rejoin(parts.map(part)).unwrap().answer {
+            Answer::Items(answer) => answer.usage.unwrap(),
+            other => panic!("not items: {other:?}"),
+        };
+        assert_eq!(usage([2, 3]), Usage { prompt_tokens: 2, total_tokens: 5 });
+        assert_eq!(usage([u64::MAX, 3]).total_tokens, u64::MAX);
     }
 }
