@@ -73,10 +73,11 @@ fn fixed_size(
 }
 
 fn one_string(input: &DeclaredInput<'_>, batched: bool, body: &Rope) -> Result<Tensor, Fault> {
-    let extents: Vec<i64> = one_row(input, batched).iter().map(|&extent| extent.abs()).collect();
-    if extents.iter().any(|&extent| extent != 1) {
-        return Err(unfit(input, "a raw BYTES tensor is one element, but its shape asks for more"));
+    let declared = one_row(input, batched);
+    if declared.iter().any(|&extent| extent > 1 || extent == 0) {
+        return Err(unfit(input, "a raw BYTES tensor is one element, but its shape is not"));
     }
+    let extents = vec![1; declared.len()];
     let length = u32::try_from(body.len()).map_err(|_| unfit(input, "it is 4 GiB or longer"))?;
     let mut data = Rope::from(Bytes::copy_from_slice(&length.to_le_bytes()));
     data.append(body);
@@ -147,6 +148,8 @@ mod tests {
         assert!(parsed.binary_outputs.is_binary("y"));
         let error = shape_of(DataType::Bytes, &[-1, 2], true, b"hello").unwrap_err();
         assert!(error.contains("one element"), "{error}");
+        let open = shape_of(DataType::Bytes, &[-1, i64::MIN], true, b"hello").unwrap();
+        assert_eq!(open, [1, 1]);
         let none = parse_raw_infer_request(&[], true, Rope::new()).unwrap_err();
         assert!(none.message.contains("declares 0"));
     }
