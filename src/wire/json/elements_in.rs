@@ -50,7 +50,7 @@ pub(crate) fn read_elements(
 ) -> Result<(), ElementError> {
     if let Some(size) = datatype.element_size() {
         // What the shape claims is the caller's word; what the text can hold is not.
-        let elements = axes.iter().product::<u64>().min(text.len() as u64 / 2 + 1);
+        let elements = elements(axes).min(text.len() as u64 / 2 + 1);
         out.reserve(usize::try_from(elements).unwrap_or(0) * size);
     }
     let mut scan = Scan { text, datatype, axes, out };
@@ -111,6 +111,11 @@ pub(crate) fn measure(text: &str) -> SmallVec<[u64; 4]> {
     extents
 }
 
+/// The elements of a shape that is nobody's yet: more than can be counted are the most that can be.
+fn elements(axes: &[u64]) -> u64 {
+    if axes.contains(&0) { 0 } else { axes.iter().copied().fold(1, u64::saturating_mul) }
+}
+
 struct Scan<'a> {
     text: &'a str,
     datatype: DataType,
@@ -124,7 +129,7 @@ impl Scan<'_> {
         convert: impl Fn(&str, &mut Vec<u8>) -> Result<(), &'static str>,
     ) -> Result<(), ElementError> {
         let bytes = self.text.as_bytes();
-        let expected: u64 = self.axes.iter().product();
+        let expected = elements(self.axes);
         let mut index = 0_u64;
         // How many members each open list has so far; the first entry counts what is outside.
         let mut members: SmallVec<[u64; 8]> = smallvec![0];
@@ -322,6 +327,13 @@ mod tests {
         let claimed = [1 << 40];
         read_elements(&mut out, "[1]", DataType::Fp64, &claimed, Strings::Plain).unwrap_err();
         assert!(out.capacity() < 100);
+    }
+
+    #[test]
+    fn a_shape_beyond_counting_has_too_few_elements() {
+        let text = message("[1]", DataType::Int8, &[1 << 32, 1 << 32]);
+        assert!(text.contains("holds 1 elements"), "{text}");
+        assert_eq!(read("[]", DataType::Int8, &[1 << 32, 1 << 32, 0]).unwrap(), [0_u8; 0]);
     }
 
     #[test]

@@ -133,16 +133,20 @@ impl<'a> Column<'a> {
     }
 
     fn finish(self, rows: u64) -> Result<Tensor, Fault> {
-        let mut axes: SmallVec<[u64; 4]> = SmallVec::new();
-        axes.push(rows);
-        axes.extend(self.row.unwrap_or_default());
+        let extents = std::iter::once(rows).chain(self.row.unwrap_or_default());
+        // What was declared had a sign, what was measured is no longer than its text.
+        let axes: SmallVec<[i64; 4]> =
+            extents.map(|extent| i64::try_from(extent).unwrap_or(i64::MAX)).collect();
         let fixed = self.input.shape.first().and_then(|&extent| u64::try_from(extent).ok());
         if let Some(fixed) = fixed.filter(|&fixed| fixed != rows) {
             let name = self.input.name;
             let message = format!("input '{name}' takes exactly {fixed} instances, got {rows}");
             return Err(Fault::invalid("instances", message));
         }
-        Tensor::new(self.input.name, self.input.datatype, Shape::from(&axes[..]), self.data.into())
+        let shape = Shape::from_wire(&axes).map_err(|error| {
+            Fault::invalid("instances", format!("input '{}': {error}", self.input.name))
+        })?;
+        Tensor::new(self.input.name, self.input.datatype, shape, self.data.into())
             .map_err(|error| Fault::invalid("instances", error.to_string()))
     }
 }
@@ -284,6 +288,10 @@ mod tests {
         assert!(message(r#"{"instances":[[[1,2,3]]]}"#, &[open]).contains("[1, 3]"));
         let fixed = DeclaredInput { shape: &[2, 2], ..FLOATS };
         assert!(message(r#"{"instances":[[1,2]]}"#, &[fixed]).contains("exactly 2"));
+        let huge = DeclaredInput { shape: &[-1, 1 << 32, 1 << 32], ..FLOATS };
+        assert!(message(r#"{"instances":[[]]}"#, &[huge]).contains("holds 0 elements"));
+        let empty = DeclaredInput { shape: &[-1, 0, 1 << 32, 1 << 32], ..FLOATS };
+        assert!(message(r#"{"instances":[[]]}"#, &[empty]).contains("more elements than"));
         let option = r#"{"instances":[[1,2]],"beam":4}"#;
         assert!(message(option, &[FLOATS]).contains("'beam'"));
     }
