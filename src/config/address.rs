@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use super::explain::clip;
 use super::plan::{EmbeddedKind, Protocol};
 
 /// Port of an `http://` URL that names none, as the URL standard has it.
@@ -51,7 +52,7 @@ impl InstanceUrl {
             "grpc" if protocol == Protocol::KserveGrpc => GRPC_PORT,
             "grpc" => return Err(AddressError::GrpcScheme(protocol)),
             "https" | "grpcs" => return Err(AddressError::Tls),
-            _ => return Err(AddressError::UnknownScheme(scheme.to_owned())),
+            _ => return Err(AddressError::UnknownScheme(clip(scheme))),
         };
         let (authority, path) = split_path(rest);
         let (host, port) = split_authority(authority)?;
@@ -166,7 +167,7 @@ fn split_path(rest: &str) -> (&str, &str) {
 }
 
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), AddressError> {
-    let bad_host = |host: &str| AddressError::Host(host.to_owned());
+    let bad_host = |host: &str| AddressError::Host(clip(host));
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or_else(|| bad_host(authority))?;
         host.parse::<Ipv6Addr>().map_err(|_| bad_host(host))?;
@@ -197,24 +198,24 @@ fn read_port(text: &str) -> Result<u16, AddressError> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(port) if is_number && port != 0 => Ok(port),
-        _ => Err(AddressError::Port(text.to_owned())),
+        _ => Err(AddressError::Port(clip(text))),
     }
 }
 
 fn read_prefix(path: &str, protocol: Protocol) -> Result<String, AddressError> {
     let path = path.trim_end_matches('/');
     if protocol == Protocol::KserveGrpc && !path.is_empty() {
-        return Err(AddressError::GrpcPath(path.to_owned()));
+        return Err(AddressError::GrpcPath(clip(path)));
     }
     let is_path_character = |c: char| c.is_ascii_graphic() && !"\"<>\\^`{|}".contains(c);
     if !path.chars().all(is_path_character) || path.split('/').any(|part| part == "..") {
-        return Err(AddressError::Path(path.to_owned()));
+        return Err(AddressError::Path(clip(path)));
     }
     let version = match protocol {
         Protocol::OpenAi | Protocol::KserveV1 => "/v1",
         _ => "/v2",
     };
-    Ok(path.strip_suffix(version).unwrap_or(path).to_owned())
+    Ok(path.strip_suffix(version).unwrap_or(path).trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -235,6 +236,7 @@ mod tests {
             ("http://[::1]:9000/a/b/", "::1", 9000, "/a/b"),
             ("http://[fe80::1]", "fe80::1", 80, ""),
             ("http://host:8000/team/v2", "host", 8000, "/team"),
+            ("http://host:8000/team//v2/", "host", 8000, "/team"),
         ];
         for (text, host, port, prefix) in cases {
             let url = http(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -290,6 +292,17 @@ mod tests {
         }
         let grpc = InstanceUrl::parse("http://h:1/x", Protocol::KserveGrpc);
         assert_eq!(grpc, Err(AddressError::GrpcPath("/x".into())));
+    }
+
+    #[test]
+    fn an_error_is_one_line_of_bounded_length() {
+        let long = "x".repeat(10_000);
+        for text in ["http://a\nb", "a\n://b", "http://h:\r", "http://h/\n"] {
+            for text in [text.to_owned(), format!("{text}{long}")] {
+                let said = http(&text).unwrap_err().to_string();
+                assert!(!said.contains(char::is_control) && said.len() < 500, "{said}");
+            }
+        }
     }
 
     #[test]
