@@ -142,6 +142,16 @@ fn malformed_requests_name_what_is_wrong() {
     }
 }
 
+#[test]
+fn a_parameter_keeps_its_last_digit() {
+    // Read with a rounding error of one place, as a parser in a hurry does, each is another number.
+    for exact in [0.099_999_999_999_996_44, 0.100_000_000_000_113_68, 9.703_780_804_762_003e189] {
+        let json = format!(r#"{{"parameters":{{"heat":{exact:?}}},"inputs":[]}}"#);
+        let parsed = parse_infer_request(&HeaderMap::new(), Bytes::from(json)).unwrap();
+        assert_eq!(parsed.request.parameters["heat"], Parameter::Double(exact));
+    }
+}
+
 fn content_type(name: &str) -> Parameters {
     [("content_type".to_owned(), Parameter::String(name.to_owned()))].into()
 }
