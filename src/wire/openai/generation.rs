@@ -2,6 +2,7 @@
 //! looked at.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::ops::Range;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -32,8 +33,11 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         model: Option<&'a RawValue>,
         stream: Option<&'a RawValue>,
     }
-    let document: Document<'_> = serde_json::from_slice(body)
-        .map_err(|error| Fault::invalid("body", format!("the body is not valid JSON: {error}")))?;
+    let wrong =
+        |why: &dyn Display| Fault::invalid("body", format!("the body is not valid JSON: {why}"));
+    // The parser does not look into what it skips, but an instance will.
+    std::str::from_utf8(body).map_err(|error| wrong(&error))?;
+    let document: Document<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
     let model = document.model.ok_or_else(missing_model)?.get();
     let name = model_name(model)?;
     let stream = match document.stream.map(RawValue::get) {
@@ -113,6 +117,8 @@ mod tests {
             let fault = parse_generation(&Bytes::from_static(text.as_bytes())).unwrap_err();
             assert_eq!(fault.field.as_deref(), Some(field), "{text}");
         }
+        let latin = Bytes::from_static(b"{\"model\":\"a\",\"user\":\"\xe9\"}");
+        assert!(parse_generation(&latin).unwrap_err().message.contains("utf-8"));
         let quiet = br#"{"model":"a","stream":null}"#;
         assert!(!parse_generation(&Bytes::from_static(quiet)).unwrap().stream);
     }
