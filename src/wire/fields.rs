@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// More items than a caller can mean to send in one call; without a bound, a body of empty items
@@ -56,6 +56,19 @@ impl<'a> Fields<'a> {
         }
         text.into()
     }
+}
+
+/// Reads a struct from the text of a JSON object.
+///
+/// Left to itself the parser would also take a list of the fields' values, which nobody else would.
+///
+/// # Errors
+/// When the text is not such an object.
+pub(crate) fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, serde_json::Error> {
+    if text.trim_ascii_start().first() == Some(&b'[') {
+        return Err(serde::de::Error::custom("it is a list, not an object"));
+    }
+    serde_json::from_slice(text)
 }
 
 struct FieldsVisitor;

@@ -14,6 +14,7 @@ use super::{BINARY, HEADER_LENGTH, JSON, OutputForm, json_length};
 use crate::call::{Fault, InferAnswer};
 use crate::tensor::{Rope, Tensor};
 use crate::wire::ReplyError;
+use crate::wire::fields::from_object;
 
 /// Reads an instance's reply: JSON, with or without binary data after it.
 ///
@@ -36,7 +37,7 @@ pub fn parse_infer_reply(
     };
     let text = document_bytes(&body, length);
     let document: ReplyDocument<'_> =
-        serde_json::from_slice(&text).map_err(|error| ReplyError::json(&error))?;
+        from_object(&text).map_err(|error| ReplyError::json(&error))?;
     let mut binary = BinaryData::new(&body, length);
     let mut outputs = Vec::with_capacity(document.outputs.len().min(64));
     for output in document.outputs {

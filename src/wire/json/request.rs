@@ -13,6 +13,7 @@ use super::document::{
 use super::{BINARY, HEADER_LENGTH, json_length};
 use crate::call::{Fault, FaultKind, InferRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{Rope, Tensor};
+use crate::wire::fields::from_object;
 use crate::wire::parameters::{Scheduling, is_about_shared_memory, take_scheduling};
 
 /// More tensors than any model has.
@@ -67,7 +68,7 @@ pub fn parse_infer_request(
     };
     let text = document_bytes(&body, length);
     let mut document: RequestDocument<'_> =
-        serde_json::from_slice(&text).map_err(|_| not_a_request(&text))?;
+        from_object(&text).map_err(|error| not_a_request(&text, &error))?;
     let mut parameters =
         document.parameters.map(ParametersDocument::into_parameters).unwrap_or_default();
     let scheduling = take_scheduling(&mut parameters)?;
@@ -232,13 +233,14 @@ fn document_too_short(length: usize, body: usize) -> Fault {
 }
 
 /// Says what is wrong with a document, and where: read once more, as only this reading keeps track.
-fn not_a_request(text: &[u8]) -> Fault {
+fn not_a_request(text: &[u8], error: &serde_json::Error) -> Fault {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let outcome = serde_path_to_error::deserialize::<_, RequestDocument<'_>>(&mut deserializer);
     let (field, error) = match outcome {
         Err(error) => (error.path().to_string(), error.into_inner().to_string()),
-        // It was the document's end that was wrong.
-        Ok(_) => (".".to_owned(), "there is more after the JSON".to_owned()),
+        // It was the document's end that was wrong, or that it is a list of the fields' values.
+        Ok(_) if error.is_syntax() => (".".to_owned(), "there is more after the JSON".to_owned()),
+        Ok(_) => (".".to_owned(), error.to_string()),
     };
     let start = "the body is not an inference request in JSON";
     if field == "." {

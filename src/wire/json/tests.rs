@@ -104,6 +104,7 @@ fn malformed_requests_name_what_is_wrong() {
         (r#"{"id":5,"inputs":[]}"#.into(), "'id': invalid type"),
         (r#"{"inputs":[{"name":"x","shape":[1,"a"]}]}"#.into(), "'inputs[0].shape[1]'"),
         (r#"{"inputs":[]} x"#.into(), "more after"),
+        (r#"["7",null,[],null]"#.into(), "a list, not an object"),
         (r#"{"parameters":{"a":[1]},"inputs":[]}"#.into(), "parameter"),
         (input(r#""datatype":"FLOAT","shape":[1],"data":[1]"#), "FP32"),
         (input(r#""datatype":"FP32","shape":[-1],"data":[1]"#), "shape[0]"),
@@ -261,6 +262,7 @@ fn replies_that_break_the_protocol_are_errors() {
         ("{", [].as_slice(), "JSON"),
         (r#"{"outputs":[{"name":"y","datatype":"INT8","shape":[2],"data":[1]}]}"#, &[], "'y'"),
         (r#"{"outputs":[]}"#, &[1], "no output"),
+        (r#"["1",null,[]]"#, &[], "a list, not an object"),
     ] {
         let (headers, body) = with_binary(json, binary);
         let error = parse_infer_reply(&headers, body).unwrap_err().to_string();

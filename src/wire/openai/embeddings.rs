@@ -11,7 +11,7 @@ use super::generation::{missing_model, model_name, place_of, splice};
 use crate::call::{Fault, ItemsAnswer, ItemsRequest, ItemsRoute, Usage};
 use crate::tensor::Rope;
 use crate::wire::ReplyError;
-use crate::wire::fields::{Fields, bounded_items, list_items};
+use crate::wire::fields::{Fields, bounded_items, from_object, list_items};
 use crate::wire::predict::list_body;
 
 /// A request for embeddings as it came in.
@@ -157,8 +157,7 @@ pub fn parse_embeddings_reply(
     body: &Bytes,
     rows: usize,
 ) -> Result<(Vec<Bytes>, Option<Usage>), ReplyError> {
-    let reply: ReplyDocument<'_> =
-        serde_json::from_slice(body).map_err(|error| ReplyError::json(&error))?;
+    let reply: ReplyDocument<'_> = from_object(body).map_err(|error| ReplyError::json(&error))?;
     let members = bounded_items(reply.data.get(), rows)
         .map_err(|_| ReplyError(format!("'data' is not a list of {rows} embeddings")))?;
     if members.len() != rows {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::call::Fault;
+use crate::wire::fields::from_object;
 
 /// What matters of a request for chat or completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         |why: &dyn Display| Fault::invalid("body", format!("the body is not valid JSON: {why}"));
     // The parser does not look into what it skips, but an instance will.
     std::str::from_utf8(body).map_err(|error| wrong(&error))?;
-    let document: Document<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
+    let document: Document<'_> = from_object(body).map_err(|error| wrong(&error))?;
     let model = document.model.ok_or_else(missing_model)?.get();
     let name = model_name(model)?;
     let stream = match document.stream.map(RawValue::get) {
@@ -107,6 +108,7 @@ mod tests {
         for (text, field) in [
             ("", "body"),
             ("[]", "body"),
+            (r#" ["a",true]"#, "body"),
             (r#"{"model":"a","model":"b"}"#, "body"),
             ("{}", "model"),
             (r#"{"model":null}"#, "model"),

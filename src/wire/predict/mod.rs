@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ReplyError;
-use super::fields::{Fields, bounded_items, list_items};
+use super::fields::{Fields, bounded_items, from_object, list_items};
 use crate::call::{Fault, ItemsAnswer, ItemsRequest, ItemsRoute};
 use crate::tensor::Rope;
 
@@ -63,8 +63,7 @@ pub fn parse_reply(body: &Bytes, rows: usize) -> Result<Vec<Bytes>, ReplyError> 
         #[serde(borrow)]
         predictions: &'a RawValue,
     }
-    let reply: Reply<'_> =
-        serde_json::from_slice(body).map_err(|error| ReplyError::json(&error))?;
+    let reply: Reply<'_> = from_object(body).map_err(|error| ReplyError::json(&error))?;
     let predictions = bounded_items(reply.predictions.get(), rows)
         .map_err(|_| ReplyError(format!("'predictions' is not a list of {rows} members")))?;
     if predictions.len() != rows {
@@ -167,5 +166,6 @@ mod tests {
             assert!(parse_reply(&body, rows).is_err());
         }
         assert!(parse_reply(&Bytes::from_static(b"{\"error\":\"x\"}"), 1).is_err());
+        assert!(parse_reply(&Bytes::from_static(b"[[1]]"), 1).is_err());
     }
 }
