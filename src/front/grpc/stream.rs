@@ -18,7 +18,7 @@ use super::super::Front;
 use super::{infer, terms};
 use crate::call::Fault;
 use crate::tensor::Rope;
-use crate::wire::frame::{CONTENT_TYPE, FrameError, MessageReader, envelop, ok_trailers};
+use crate::wire::frame::{self, CONTENT_TYPE, FrameError, MessageReader, envelop, ok_trailers};
 use crate::wire::status;
 use crate::wire::v2::{decode_infer_request, encode_stream_error, encode_stream_reply};
 
@@ -138,7 +138,7 @@ where
         let mut trailers = ok_trailers();
         if let Some(fault) = fault {
             let code = status::grpc_code(fault);
-            let refused = tonic::Status::new(code, fault.message.as_ref());
+            let refused = frame::status(code, &fault.message);
             // Fails only for a message that no header can carry; the code is what matters.
             if refused.add_header(&mut trailers).is_err() {
                 trailers.insert("grpc-status", HeaderValue::from(code as i32));

@@ -129,6 +129,10 @@ fn gather<'a>(segments: impl Iterator<Item = &'a Bytes> + Clone) -> Rope {
     }
 }
 
+/// Bytes of a status' text once it is percent-encoded: half of all headers that gRPC's C library
+/// takes. A message repeats names that a caller chose, which may be of any length.
+const LONGEST_STATUS: usize = 4000;
+
 /// The content type of every gRPC message here.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -141,7 +145,26 @@ pub fn unary_response(message: &Rope) -> Response<RopeBody> {
 
 /// A reply of no message: the status stands in the headers, the text percent-encoded.
 pub fn status_response(code: tonic::Code, message: &str) -> Response<RopeBody> {
-    tonic::Status::new(code, message).into_http()
+    status(code, message).into_http()
+}
+
+/// A status whose text fits in the headers, or trailers, that clients read.
+pub fn status(code: tonic::Code, message: &str) -> tonic::Status {
+    let mut room = LONGEST_STATUS;
+    let end = message.char_indices().find_map(|(index, letter)| {
+        let encoded = if letter.is_ascii_alphanumeric() { 1 } else { 3 * letter.len_utf8() };
+        match room.checked_sub(encoded) {
+            Some(left) => {
+                room = left;
+                None
+            }
+            None => Some(index),
+        }
+    });
+    match end.and_then(|end| message.get(..end)) {
+        None => tonic::Status::new(code, message),
+        Some(start) => tonic::Status::new(code, format!("{start}...")),
+    }
 }
 
 /// The trailers after the last message of a call that went well.
@@ -194,5 +217,15 @@ mod tests {
         assert_eq!(response.headers()["grpc-status"], "5");
         let text = response.headers()["grpc-message"].to_str().unwrap();
         assert!(text.contains("%C3%BC") && text.contains("%0A"), "{text}");
+    }
+
+    #[test]
+    fn a_status_is_no_longer_than_clients_read() {
+        for name in ["x".repeat(50_000), "ü".repeat(50_000)] {
+            let response = status_response(tonic::Code::InvalidArgument, &name);
+            let text = response.headers()["grpc-message"].to_str().unwrap();
+            assert!(text.len() < LONGEST_STATUS + 10 && text.ends_with("..."), "{}", text.len());
+        }
+        assert_eq!(status(tonic::Code::Internal, "why").message(), "why");
     }
 }
