@@ -69,7 +69,9 @@ where
         }
         unknown => {
             let message = format!("batchwise does not serve the call {unknown:?}");
-            fault_response(&Fault::new(FaultKind::Unimplemented, message))
+            let mut response = fault_response(&Fault::new(FaultKind::Unimplemented, message));
+            terms::echo_request_id(&parts.headers, response.headers_mut());
+            response
         }
     }
 }
@@ -120,4 +122,23 @@ pub(super) fn fault_response(fault: &Fault) -> Response<Body> {
         headers.insert("grpc-retry-pushback-ms", http::HeaderValue::from_static("-1"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::Models;
+    use crate::telemetry::Telemetry;
+
+    #[tokio::test]
+    async fn an_unknown_call_has_its_id_back() {
+        let models = Arc::new(Models::start(Vec::new(), &Telemetry::new().unwrap()));
+        let front = Front { models, max_request_bytes: 1000 };
+        let request = Request::post(format!("{SERVICE_PATH}Guess")).header("x-request-id", "a-1");
+        let reply = serve(&front, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(reply.headers()["grpc-status"], "12");
+        assert_eq!(reply.headers()["x-request-id"], "a-1");
+    }
 }
