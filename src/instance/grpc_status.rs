@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use tonic::{Code, Status};
 
 use super::Failure;
-use super::http_status::retry_after;
+use super::http_status::{MAX_RETRY_AFTER, NO_REASON, retry_after};
 use crate::call::{Fault, FaultKind, Refusal};
 use crate::lane::Blame;
 
@@ -29,9 +29,11 @@ impl GrpcError {
         let pushback = headers
             .get("grpc-retry-pushback-ms")
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_millis)
+            .map(|millis| Duration::from_millis(millis).min(MAX_RETRY_AFTER))
             .or_else(|| retry_after(headers));
-        Some(Err(Self { code: status.code(), message: status.message().to_owned(), pushback }))
+        let message = Some(status.message()).filter(|message| !message.is_empty());
+        let message = message.unwrap_or(NO_REASON).to_owned();
+        Some(Err(Self { code: status.code(), message, pushback }))
     }
 
     /// The status that an HTTP status stands for when something between answers without gRPC.
@@ -156,6 +158,8 @@ mod tests {
         let mut trailers = HeaderMap::new();
         assert!(GrpcError::read(&trailers).is_none());
         trailers.insert("grpc-status", HeaderValue::from_static("14"));
+        let silent = GrpcError::read(&trailers).unwrap().unwrap_err();
+        assert_eq!(silent.message, NO_REASON);
         trailers.insert("grpc-message", HeaderValue::from_static("queue%20full"));
         trailers.insert("grpc-retry-pushback-ms", HeaderValue::from_static("250"));
         let error = GrpcError::read(&trailers).unwrap().unwrap_err();
@@ -163,6 +167,9 @@ mod tests {
         let blame = error.into_failure().blame;
         let after = Duration::from_millis(250).into();
         assert_eq!(blame, Blame::Overload { retry_after: Some(after) });
+        trailers.insert("grpc-retry-pushback-ms", u64::MAX.into());
+        let endless = GrpcError::read(&trailers).unwrap().unwrap_err();
+        assert_eq!(endless.pushback, Some(MAX_RETRY_AFTER));
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         assert!(GrpcError::read(&trailers).unwrap().is_ok());
     }

@@ -12,7 +12,7 @@ use super::connection::HttpReply;
 use crate::call::{Fault, FaultKind, Refusal};
 
 /// The longest that an instance may ask to be left alone: beyond it, it is asked again anyway.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The most of an instance's text that goes into a message.
 const MAX_TEXT: usize = 500;
@@ -58,8 +58,11 @@ fn refusal_of(reply: &HttpReply, body: Bytes) -> Refusal {
     }
 }
 
+/// What callers hear when an instance says nothing.
+pub(super) const NO_REASON: &str = "the instance gave no reason";
+
 /// The text of an error: KServe's `error`, OpenAI's `error.message`, FastAPI's `detail`, else the
-/// body itself.
+/// body itself; never empty.
 fn text_of(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Document {
@@ -81,6 +84,7 @@ fn text_of(body: &[u8]) -> String {
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
     match text.char_indices().nth(MAX_TEXT) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None if text.is_empty() => NO_REASON.to_owned(),
         None => text,
     }
 }
@@ -154,6 +158,10 @@ mod tests {
         assert_eq!(text_of(br#"{"error":{"message":"m","type":"t"}}"#), "m");
         assert_eq!(text_of(br#"{"detail":"d"}"#), "d");
         assert_eq!(text_of(b" plain \n"), "plain");
+        assert_eq!(
+            (text_of(b" "), text_of(br#"{"error":""}"#)),
+            (NO_REASON.into(), NO_REASON.into())
+        );
         assert!(text_of("ü".repeat(10_000).as_bytes()).len() < 2 * MAX_TEXT + 9);
     }
 
