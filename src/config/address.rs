@@ -148,14 +148,12 @@ pub(super) fn parse_embedded(
     }
 }
 
-/// Looks for what may be secret before anything else does: no other error may repeat it.
+/// Looks for what may be secret before anything else does: no other error may repeat it. A password
+/// may hold a slash, so an `@` wherever it stands may end one.
 fn refuse_secrets(text: &str) -> Result<(), AddressError> {
-    let authority_start = text.find("://").map_or(0, |at| at + 3);
-    let (_, rest) = text.split_at(authority_start);
-    let (authority, _) = split_path(rest);
     if text.contains(['?', '#']) {
         Err(AddressError::QueryOrFragment)
-    } else if authority.contains('@') {
+    } else if text.contains('@') {
         Err(AddressError::Credentials)
     } else {
         Ok(())
@@ -271,6 +269,8 @@ mod tests {
             ("ftp://h:1", AddressError::UnknownScheme("ftp".into())),
             ("grpc://h:1", AddressError::GrpcScheme(Protocol::KserveHttp)),
             ("http://user:secret@h:1", AddressError::Credentials),
+            ("http://user:sec/ret@h:1", AddressError::Credentials),
+            ("http://user:http://secret@h:1", AddressError::Credentials),
             ("http://h:1/?a=b", AddressError::QueryOrFragment),
             ("http://", AddressError::NoHost),
             ("http://:8000", AddressError::NoHost),
