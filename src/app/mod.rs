@@ -4,10 +4,12 @@ pub mod check;
 pub mod cli;
 mod instances;
 pub mod offline;
+mod reload;
 mod run;
 mod schema;
 mod serve;
 
 pub use instances::{SetupError, set_up};
+pub use reload::Origin;
 pub use run::run;
-pub use serve::{Running, StartError, start};
+pub use serve::{Running, StartError, start, start_from};

@@ -1,11 +1,13 @@
 //! The commands, from the command line to the exit code.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cli::{Command, CommandLine, Exit, Format, ServeArguments};
+use super::reload::Origin;
 use super::{offline, serve};
 use crate::config;
 use crate::engine::Drained;
@@ -26,7 +28,8 @@ fn serve(arguments: &ServeArguments) -> Exit {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     });
-    let loaded = config::load(arguments.config.config.as_deref(), &arguments.listen.overrides());
+    let overrides = arguments.listen.overrides();
+    let loaded = config::load(arguments.config.config.as_deref(), &overrides);
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -48,7 +51,8 @@ fn serve(arguments: &ServeArguments) -> Exit {
             return Exit::Failed;
         }
     };
-    runtime.block_on(serve_plan(&loaded.plan))
+    let origin = Origin::of(&loaded, Path::new(config::DEFAULT_FILE), overrides);
+    runtime.block_on(serve_plan(origin, &loaded.plan))
 }
 
 /// As many as the user says; else one less than the processors, at least 1.
@@ -61,13 +65,15 @@ fn worker_threads(asked: Option<u32>) -> usize {
     asked.map_or(processors - 1, |asked| asked as usize).max(1)
 }
 
-async fn serve_plan(plan: &config::Plan) -> Exit {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+async fn serve_plan(origin: Origin, plan: &config::Plan) -> Exit {
+    let [terminate, interrupt, hang_up] =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = (terminate, interrupt, hang_up)
+    else {
         complain("cannot listen for signals");
         return Exit::Failed;
     };
-    let running = match serve::start(plan).await {
+    let running = match serve::start_from(origin, plan).await {
         Ok(running) => running,
         Err(error) => {
             complain(&chain(&error));
@@ -78,8 +84,17 @@ async fn serve_plan(plan: &config::Plan) -> Exit {
         http = %running.http, grpc = %running.grpc, admin = %running.admin,
         models = plan.models.len(), version = env!("CARGO_PKG_VERSION"), "batchwise serves"
     );
-    wait(&mut terminate, &mut interrupt).await;
-    let grace = plan.server.shutdown_grace;
+    let reload_when_told = async {
+        while hang_up.recv().await.is_some() {
+            running.reloads.trigger();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = wait(&mut terminate, &mut interrupt) => {}
+        () = reload_when_told => {}
+    }
+    let grace = running.shutdown_grace();
     tracing::info!(?grace, "draining: new calls are refused, accepted ones are answered");
     let models = std::sync::Arc::clone(&running.models);
     tokio::select! {
@@ -109,7 +124,7 @@ async fn wait(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 /// An error with all that caused it, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

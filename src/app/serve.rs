@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,10 +17,11 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::instances::{SetupError, set_up};
+use super::reload::{Origin, Reloader};
 use crate::config::{Plan, ServerPlan};
 use crate::engine::{Drained, Models};
-use crate::front::{Acceptor, Front};
-use crate::telemetry::Telemetry;
+use crate::front::{Acceptor, Front, ReloadError, Reloaded, Reloads};
+use crate::telemetry::{ReloadMetrics, Telemetry};
 
 /// How often histograms are moved into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,6 +61,10 @@ pub struct Running {
     pub admin: SocketAddr,
     /// The models.
     pub models: Arc<Models>,
+    /// Asks for reloads.
+    pub reloads: Reloads,
+    shutdown_grace: watch::Receiver<Duration>,
+    reloader: JoinSet<()>,
     telemetry: Telemetry,
     stop: CancellationToken,
     listeners: JoinSet<()>,
@@ -66,62 +72,118 @@ pub struct Running {
     upkeep: JoinSet<()>,
 }
 
-/// Starts a proxy. Must be called within a tokio runtime.
+/// What answers the calls; another one when a reload changes its bounds.
+#[derive(Clone)]
+pub(super) struct LiveSite(Arc<ArcSwap<Site>>);
+
+struct Site {
+    front: Front,
+    routes: axum::Router,
+}
+
+impl LiveSite {
+    fn new(models: &Arc<Models>, server: &ServerPlan) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Site::new(models, server))))
+    }
+
+    /// From now on calls are read as `server` says; those that are being read go on.
+    pub(super) fn change(&self, models: &Arc<Models>, server: &ServerPlan) {
+        self.0.store(Arc::new(Site::new(models, server)));
+    }
+
+    async fn call(self, request: Request<Incoming>) -> Response<Body> {
+        let site = self.0.load_full();
+        if site.front.is_inference(&request) {
+            return crate::front::grpc::serve(&site.front, request).await;
+        }
+        into_response(site.routes.clone().oneshot(request).await)
+    }
+}
+
+impl Site {
+    fn new(models: &Arc<Models>, server: &ServerPlan) -> Self {
+        let front = Front {
+            models: Arc::clone(models),
+            max_request_bytes: usize::try_from(server.max_request_bytes).unwrap_or(usize::MAX),
+            trust_tenant_header: server.trust_tenant_header,
+        };
+        Self { routes: front.routes(), front }
+    }
+}
+
+/// Starts a proxy with a plan that comes from no file. Must be called within a tokio runtime.
 ///
 /// # Errors
 /// When a model cannot be loaded or an address cannot be listened on.
 pub async fn start(plan: &Plan) -> Result<Running, StartError> {
+    start_from(Origin::default(), plan).await
+}
+
+/// Starts a proxy with a plan that can be had again from its origin. Must be called within a tokio
+/// runtime.
+///
+/// # Errors
+/// When a model cannot be loaded or an address cannot be listened on.
+pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartError> {
     let telemetry = Telemetry::new()?;
     let setups = plan.models.iter().map(set_up).collect::<Result<Vec<_>, _>>()?;
-    let ServerPlan { http, grpc, admin, max_connections, .. } = plan.server;
-    let http = listen(http, "HTTP").await?;
-    let grpc = listen(grpc, "gRPC").await?;
-    let admin = listen(admin, "admin").await?;
+    let http = listen(plan.server.http, "HTTP").await?;
+    let grpc = listen(plan.server.grpc, "gRPC").await?;
+    let admin = listen(plan.server.admin, "admin").await?;
     let models = Arc::new(Models::start(setups, &telemetry));
-    let front = Front {
+    let site = LiveSite::new(&models, &plan.server);
+    let (status, seen_status) = watch::channel(origin.status());
+    let (reloads, requests) = Reloads::new(seen_status);
+    let (grace, shutdown_grace) = watch::channel(plan.server.shutdown_grace);
+    let reloader = Reloader {
+        origin,
+        plan: plan.clone(),
         models: Arc::clone(&models),
-        max_request_bytes: usize::try_from(plan.server.max_request_bytes).unwrap_or(usize::MAX),
-        trust_tenant_header: plan.server.trust_tenant_header,
-    };
-    let stop = CancellationToken::new();
-    let connection_tasks = TaskTracker::new();
-    let connections = Arc::new(Semaphore::new(max_connections as usize));
-    let acceptor = || Acceptor {
-        connections: Arc::clone(&connections),
-        tasks: connection_tasks.clone(),
-        stop: stop.clone(),
+        site: site.clone(),
+        metrics: ReloadMetrics::new(&telemetry),
+        requests,
+        status,
+        shutdown_grace: grace,
     };
     let mut running = Running {
         http: http.1,
         grpc: grpc.1,
         admin: admin.1,
-        models,
+        models: Arc::clone(&models),
+        reloads: reloads.clone(),
+        shutdown_grace,
+        reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
-        stop: stop.clone(),
+        stop: CancellationToken::new(),
         listeners: JoinSet::new(),
-        connection_tasks: connection_tasks.clone(),
+        connection_tasks: TaskTracker::new(),
         upkeep: JoinSet::new(),
     };
-    let routes = front.routes();
-    for (listener, _) in [http, grpc] {
-        let (front, routes) = (front.clone(), routes.clone());
-        let service = move |request| call(front.clone(), routes.clone(), request);
-        let acceptor = acceptor();
+    let connections = Arc::new(Semaphore::new(plan.server.max_connections as usize));
+    let acceptor = || Acceptor {
+        connections: Arc::clone(&connections),
+        tasks: running.connection_tasks.clone(),
+        stop: running.stop.clone(),
+    };
+    let (first, second, third) = (acceptor(), acceptor(), acceptor());
+    for (acceptor, (listener, _)) in [(first, http), (second, grpc)] {
+        let site = site.clone();
+        let service = move |request| site.clone().call(request);
         running.listeners.spawn(acceptor.serve(listener, service));
     }
-    let pages = front.admin_routes(telemetry.clone());
+    let pages = crate::front::admin::router(models, telemetry.clone(), reloads);
     let service = move |request: Request<Incoming>| {
         let pages = pages.clone();
         async move { into_response(pages.oneshot(request).await) }
     };
-    let acceptor = acceptor();
-    running.listeners.spawn(acceptor.serve(admin.0, service));
+    running.listeners.spawn(third.serve(admin.0, service));
     running.upkeep.spawn(async move {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
             telemetry.upkeep();
         }
     });
+    running.reloader.spawn(reloader.run());
     Ok(running)
 }
 
@@ -131,10 +193,25 @@ impl Running {
         self.telemetry.render()
     }
 
+    /// Reads the configuration again and changes what is different.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.reloads.reload().await
+    }
+
+    /// How long a drain may take, as the configuration says now.
+    pub fn shutdown_grace(&self) -> Duration {
+        *self.shutdown_grace.borrow()
+    }
+
     /// Refuses new calls, answers what was accepted, closes the connections; all within `grace`.
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
+        // A reload that is under way changes nothing more.
+        self.reloader.shutdown().await;
         let drained = self.models.drain(calls_by).await;
         self.stop.cancel();
         let closed = async {
@@ -147,13 +224,6 @@ impl Running {
         self.upkeep.abort_all();
         drained
     }
-}
-
-async fn call(front: Front, routes: axum::Router, request: Request<Incoming>) -> Response<Body> {
-    if front.is_inference(&request) {
-        return crate::front::grpc::serve(&front, request).await;
-    }
-    into_response(routes.oneshot(request).await)
 }
 
 fn into_response(outcome: Result<Response<Body>, std::convert::Infallible>) -> Response<Body> {

@@ -6,10 +6,11 @@
 //! mend. Serde's derive would stop at the first problem and could not name the nearest key, so the
 //! tree with its positions is walked here instead.
 //!
-//! Only [`load`] touches the file system.
+//! Only [`load`] and [`ConfigText::read`] touch the file system.
 
 mod address;
 mod audit;
+mod diff;
 mod explain;
 mod file;
 mod instances;
@@ -17,20 +18,22 @@ pub mod keys;
 mod plan;
 mod read;
 mod resolve;
+mod text;
 pub mod units;
 mod value;
 mod written;
 
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use address::{AddressError, GRPC_PORT, HTTP_PORT};
+pub use diff::Difference;
 pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
 pub use plan::{
     BreakerPlan, EmbeddedKind, HealthPlan, InstanceAddress, InstancePlan, InstanceUrl, ModelPlan,
     Plan, Protocol, RetryPlan, ServerPlan,
 };
+pub use text::ConfigText;
 
 /// The default configuration, with every option described in its comments.
 pub const DEFAULT_TEXT: &str = include_str!("../../models.toml");
@@ -40,9 +43,6 @@ pub const DEFAULT_FILE: &str = "models.toml";
 
 /// How the default configuration is called in messages.
 const BUILTIN_NAME: &str = "built-in models.toml";
-
-/// The largest file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What flags and environment say in place of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Loaded {
     pub plan: Plan,
     /// The file that it came from; `None`: the default that is compiled in.
     pub path: Option<PathBuf>,
+    /// The [digest](ConfigText::digest) of the text.
+    pub digest: u64,
     /// How messages call the file.
     pub name: String,
     /// Where the models of the plan stand in the file.
@@ -104,26 +106,12 @@ impl Plan {
 /// [`ConfigError`] when the named file cannot be read, or with every problem that its text has.
 pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
     let file = path.unwrap_or_else(|| Path::new(DEFAULT_FILE));
-    match read_text(file) {
-        Ok(text) => parse(&text, &file.display().to_string(), Some(file), overrides),
+    match ConfigText::read(file) {
+        Ok(text) => text.parse(overrides),
         Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             parse(DEFAULT_TEXT, BUILTIN_NAME, None, overrides)
         }
-        Err(error) => {
-            let problem = Problem::Unreadable { reason: error.to_string() };
-            let file = file.display().to_string();
-            Err(ConfigError { file, problems: vec![(None, problem)] })
-        }
-    }
-}
-
-fn read_text(file: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
-        Ok(text)
-    } else {
-        Err(std::io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")))
+        Err(error) => Err(ConfigText::unreadable(file, &error)),
     }
 }
 
@@ -144,7 +132,8 @@ fn parse(
     override_listeners(&mut plan.server, overrides)?;
     let warnings = audit::audit(&file, &plan, overrides, name);
     let lines = file.models.iter().flatten().map(file::ModelWritten::lines).collect();
-    Ok(Loaded { plan, path: path.map(Path::to_owned), name: name.to_owned(), lines, warnings })
+    let (path, digest) = (path.map(Path::to_owned), text::digest(text));
+    Ok(Loaded { plan, path, digest, name: name.to_owned(), lines, warnings })
 }
 
 /// Puts the addresses of the command line into the plan and looks again whether they get along.

@@ -6,6 +6,7 @@
 //! waits for it or aborts it.
 
 mod alarm;
+mod change;
 mod clock;
 mod guard;
 mod model;
@@ -18,7 +19,8 @@ mod status;
 mod stream;
 mod watch;
 
+pub use change::ShuttingDown;
 pub use model::{Model, WorkKind};
-pub use registry::{Drained, ModelSetup, Models};
+pub use registry::{ByName, Drained, ModelSetup, Models};
 pub use statistics::{BatchStatistics, Counted, ModelStatistics};
 pub use status::{InstanceStatus, ModelStatus};

@@ -1,13 +1,14 @@
 //! A model as the fronts see it: what it is, and a way to call it.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_channel::Sender;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::clock::Clock;
 use super::guard::LeaveGuard;
@@ -41,7 +42,10 @@ pub enum WorkKind {
     },
 }
 
-/// A model: what it is, and a way to call it. Dropping it ends its engine.
+/// A model: what it is, and a way to call it.
+///
+/// Its engine ends when the last handle is gone and everything that was accepted is answered. Who
+/// still holds a model that is not served any more may call it all the same.
 #[derive(Debug)]
 pub struct Model {
     pub(super) plan: ModelPlan,
@@ -53,6 +57,8 @@ pub struct Model {
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
     pub(super) description: Arc<ArcSwap<Description>>,
     pub(super) instances: Vec<Arc<InstanceState>>,
+    /// Told when an instance comes up.
+    pub(super) comes_up: Arc<Notify>,
 }
 
 impl Model {
@@ -89,6 +95,19 @@ impl Model {
     /// Whether an instance is up and in service.
     pub fn is_ready(&self) -> bool {
         self.instances.iter().any(|instance| instance.is_usable())
+    }
+
+    /// Waits until an instance is up and in service.
+    pub(super) async fn until_ready(&self) {
+        loop {
+            let mut comes_up = pin!(self.comes_up.notified());
+            // From here on no news is missed.
+            comes_up.as_mut().enable();
+            if self.is_ready() {
+                return;
+            }
+            comes_up.await;
+        }
     }
 
     /// What it has done.
@@ -196,6 +215,12 @@ impl Model {
         let id = InstanceId(u32::try_from(index).unwrap_or(u32::MAX));
         let event = Event::Instance(id, InstanceChange::Drained(drained));
         self.inbox.send(Message::Event(event)).await.is_ok()
+    }
+
+    /// Whether an operator has taken an instance out of service.
+    pub(super) fn is_drained(&self, instance: &str) -> bool {
+        let state = self.instances.iter().find(|state| *state.name == *instance);
+        state.is_some_and(|state| state.is_drained())
     }
 
     pub(super) fn kind_of(plan: &ModelPlan) -> WorkKind {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
+use async_channel::{Sender, WeakSender};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -15,12 +16,14 @@ use super::alarm::Alarm;
 use super::clock::Clock;
 use super::model::Model;
 use super::run::{DrainRate, Engine, Message};
-use super::statistics::ModelStatistics;
 use super::status::ModelStatus;
 use super::watch::{Descriptions, InstanceState, Watch};
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
-use crate::lane::{Adaptive, BreakerPlan, Event, FixedDelay, Lane, LanePlan, Objective, Policy};
+use crate::lane::{
+    Adaptive, BreakerPlan, Event, FixedDelay, InstanceChange, InstanceId, Lane, LanePlan,
+    Objective, Policy,
+};
 use crate::telemetry::{ModelMetrics, Telemetry};
 
 /// Calls in flight to an instance whose model shares no batches: waiting for an answer gains
@@ -38,13 +41,27 @@ pub struct ModelSetup {
     pub instances: Vec<Arc<dyn Instance>>,
 }
 
+/// The models that are served at one moment, by their names.
+pub type ByName = BTreeMap<String, Arc<Model>>;
+
 /// The models that are served, and everything that runs for them.
 #[derive(Debug)]
 pub struct Models {
-    by_name: BTreeMap<String, Arc<Model>>,
+    pub(super) current: ArcSwap<ByName>,
+    /// Whoever may still run, whether its model is served or not.
+    engines: Mutex<Vec<RunningEngine>>,
+    telemetry: Telemetry,
+    clock: Clock,
     tasks: TaskTracker,
-    watches: Vec<AbortHandle>,
     draining: AtomicBool,
+}
+
+/// An engine that may still run. It ends when all others have let go of its inbox.
+#[derive(Debug)]
+struct RunningEngine {
+    model: Arc<str>,
+    inbox: WeakSender<Message>,
+    metrics: Weak<ModelMetrics>,
 }
 
 /// How a drain ended.
@@ -61,43 +78,47 @@ impl Models {
     ///
     /// Must be called within a tokio runtime.
     pub fn start(setups: Vec<ModelSetup>, telemetry: &Telemetry) -> Self {
-        let clock = Clock::start();
-        let tasks = TaskTracker::new();
-        let mut watches = Vec::new();
-        let by_name = setups
-            .into_iter()
-            .map(|setup| {
-                let model = start_model(setup, telemetry, clock, &tasks, &mut watches);
-                (model.name().to_owned(), Arc::new(model))
-            })
-            .collect();
-        Self { by_name, tasks, watches, draining: AtomicBool::new(false) }
+        let models = Self {
+            current: ArcSwap::default(),
+            engines: Mutex::default(),
+            telemetry: telemetry.clone(),
+            clock: Clock::start(),
+            tasks: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+        };
+        let by_name = setups.into_iter().map(|setup| {
+            let model = models.start_model(setup, None);
+            (model.name().to_owned(), Arc::new(model))
+        });
+        models.current.store(Arc::new(by_name.collect()));
+        models
     }
 
     /// A model by its name.
     pub fn get(&self, name: &str) -> Option<Arc<Model>> {
-        self.by_name.get(name).map(Arc::clone)
+        self.current.load().get(name).map(Arc::clone)
     }
 
-    /// The models, in order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.by_name.values()
+    /// The models that are served now, in order of their names.
+    pub fn current(&self) -> Arc<ByName> {
+        self.current.load_full()
     }
 
     /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Whether any model has a usable instance.
     pub fn any_ready(&self) -> bool {
-        self.iter().any(|model| model.is_ready())
+        self.current().values().any(|model| model.is_ready())
     }
 
     /// Every model at this moment.
     pub async fn status(&self) -> Vec<ModelStatus> {
-        let mut all = Vec::with_capacity(self.by_name.len());
-        for model in self.iter() {
+        let current = self.current();
+        let mut all = Vec::with_capacity(current.len());
+        for model in current.values() {
             all.extend(model.status().await);
         }
         all
@@ -105,7 +126,7 @@ impl Models {
 
     /// From now on the process says that it is not ready; calls are still accepted.
     pub fn announce_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.store(true, Ordering::SeqCst);
     }
 
     /// Refuses new calls and waits until everything that was accepted is answered, but no longer
@@ -113,10 +134,10 @@ impl Models {
     pub async fn drain(&self, by: Instant) -> Drained {
         self.announce_drain();
         let mut waiters = Vec::new();
-        for model in self.iter() {
+        for inbox in self.inboxes() {
             let (reply, idle) = oneshot::channel();
-            drop(model.inbox.send(Message::Event(Event::Drain)).await);
-            if model.inbox.send(Message::WhenIdle(reply)).await.is_ok() {
+            drop(inbox.try_send(Message::Event(Event::Drain)));
+            if inbox.try_send(Message::WhenIdle(reply)).is_ok() {
                 waiters.push(idle);
             }
         }
@@ -132,68 +153,75 @@ impl Models {
         Drained::Cut(self.open_calls().await)
     }
 
-    /// Calls that wait, and batches and streams that are on their way.
+    /// Calls that wait, and batches and streams that are on their way; also of models that are not
+    /// served any more.
     pub async fn open_calls(&self) -> u64 {
         let mut open = 0;
-        for status in self.status().await {
-            let waiting: u64 = status.waiting.iter().copied().map(u64::from).sum();
-            let in_flight: u32 = status.instances.iter().map(|instance| instance.in_flight).sum();
+        for inbox in self.inboxes() {
+            let (reply, snapshot) = oneshot::channel();
+            drop(inbox.try_send(Message::Inspect(reply)));
+            drop(inbox);
+            let Ok(snapshot) = snapshot.await else { continue };
+            let waiting: u64 = snapshot.waiting.iter().copied().map(u64::from).sum();
+            let in_flight: u32 = snapshot.instances.iter().map(|one| one.in_flight).sum();
             open += waiting + u64::from(in_flight);
         }
         open
     }
-}
 
-impl Drop for Models {
-    fn drop(&mut self) {
-        // Engines end by themselves when the last handle of their inbox is gone.
-        self.watches.iter().for_each(AbortHandle::abort);
-        self.tasks.close();
+    /// The inboxes of whoever runs.
+    fn inboxes(&self) -> Vec<Sender<Message>> {
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.iter().filter_map(|engine| engine.inbox.upgrade()).collect()
     }
-}
 
-fn start_model(
-    setup: ModelSetup,
-    telemetry: &Telemetry,
-    clock: Clock,
-    tasks: &TaskTracker,
-    watches: &mut Vec<AbortHandle>,
-) -> Model {
-    let ModelSetup { plan, instances } = setup;
-    let names: Vec<String> = plan.instances.iter().map(|instance| instance.name.clone()).collect();
-    let metrics = Arc::new(ModelMetrics::new(telemetry, &plan.name, plan.priority_levels, &names));
-    let statistics = Arc::new(Mutex::new(ModelStatistics::default()));
-    let (sender, inbox) = async_channel::unbounded();
-    let mut lane = Lane::new(lane_plan(&plan), policy(&plan));
-    if !plan.batching {
-        lane.on(clock.now(), Event::NotBatchable);
-    }
-    let model: Arc<str> = plan.name.as_str().into();
-    let named: Vec<(Arc<str>, Arc<dyn Instance>)> =
-        names.iter().map(|name| name.as_str().into()).zip(instances).collect();
-    let engine = Engine {
-        model: Arc::clone(&model),
-        lane,
-        inbox,
-        sender: sender.downgrade(),
-        instances: named.clone(),
-        clock,
-        metrics: Arc::clone(&metrics),
-        statistics: Arc::clone(&statistics),
-        flights: FuturesUnordered::new(),
-        alarm: Alarm::new(),
-        calculations: JoinSet::new(),
-        slots: BTreeMap::new(),
-        idle_waiters: Vec::new(),
-        drain_rate: DrainRate::default(),
-    };
-    tasks.spawn(engine.run());
-    let description = Arc::new(ArcSwap::from_pointee(Description::default()));
-    let descriptions = Arc::new(Descriptions::new(named.len(), Arc::clone(&description)));
-    let states: Vec<_> =
-        named.iter().map(|(name, _)| Arc::new(InstanceState::new(Arc::clone(name)))).collect();
-    for (index, ((_, instance), state)) in named.into_iter().zip(&states).enumerate() {
-        let watch = Watch {
+    /// Starts the engine of a model and the watches of its instances. It takes over from `before`
+    /// what an operator and the statistics say.
+    pub(super) fn start_model(&self, setup: ModelSetup, before: Option<&Model>) -> Model {
+        let ModelSetup { plan, instances } = setup;
+        let clock = self.clock;
+        let names: Vec<String> =
+            plan.instances.iter().map(|instance| instance.name.clone()).collect();
+        let metrics = ModelMetrics::new(&self.telemetry, &plan.name, plan.priority_levels, &names);
+        let metrics = Arc::new(metrics);
+        let statistics = before.map(|model| Arc::clone(&model.statistics)).unwrap_or_default();
+        let (sender, inbox) = async_channel::unbounded();
+        let mut lane = Lane::new(lane_plan(&plan), policy(&plan));
+        if !plan.batching {
+            lane.on(clock.now(), Event::NotBatchable);
+        }
+        let comes_up = Arc::new(Notify::new());
+        let state = |name: &String| {
+            let drained = before.is_some_and(|model| model.is_drained(name));
+            Arc::new(InstanceState::new(name.as_str().into(), drained, Arc::clone(&comes_up)))
+        };
+        let states: Vec<_> = names.iter().map(state).collect();
+        for (id, state) in (0..).map(InstanceId).zip(&states) {
+            let change = InstanceChange::Drained(state.is_drained());
+            lane.on(clock.now(), Event::Instance(id, change));
+        }
+        let model: Arc<str> = plan.name.as_str().into();
+        let named: Vec<(Arc<str>, Arc<dyn Instance>)> =
+            states.iter().map(|state| Arc::clone(&state.name)).zip(instances).collect();
+        let engine = Engine {
+            model: Arc::clone(&model),
+            lane,
+            inbox,
+            sender: sender.downgrade(),
+            instances: named.clone(),
+            clock,
+            metrics: Arc::clone(&metrics),
+            statistics: Arc::clone(&statistics),
+            flights: FuturesUnordered::new(),
+            alarm: Alarm::new(),
+            calculations: JoinSet::new(),
+            slots: BTreeMap::new(),
+            idle_waiters: Vec::new(),
+            drain_rate: DrainRate::default(),
+        };
+        let description = Arc::new(ArcSwap::from_pointee(Description::default()));
+        let descriptions = Arc::new(Descriptions::new(named.len(), Arc::clone(&description)));
+        let watch = |(index, ((_, instance), state))| Watch {
             model: Arc::clone(&model),
             index,
             plan: plan.health.clone(),
@@ -204,18 +232,46 @@ fn start_model(
             metrics: Arc::clone(&metrics),
             inbox: sender.downgrade(),
         };
-        watches.push(tasks.spawn(watch.run()).abort_handle());
+        let watches = named.into_iter().zip(&states).enumerate().map(watch);
+        let mut watches: JoinSet<()> = watches.map(Watch::run).collect();
+        self.enlist(model, &sender, &metrics);
+        self.tasks.spawn(async move {
+            engine.run().await;
+            watches.shutdown().await;
+        });
+        Model {
+            kind: Model::kind_of(&plan),
+            plan,
+            inbox: sender,
+            clock,
+            next_id: AtomicU64::new(0),
+            metrics,
+            statistics,
+            description,
+            instances: states,
+            comes_up,
+        }
     }
-    Model {
-        kind: Model::kind_of(&plan),
-        plan,
-        inbox: sender,
-        clock,
-        next_id: AtomicU64::new(0),
-        metrics,
-        statistics,
-        description,
-        instances: states,
+
+    /// Remembers a new engine, and forgets those that have ended.
+    fn enlist(&self, model: Arc<str>, inbox: &Sender<Message>, metrics: &Arc<ModelMetrics>) {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.retain(|engine| engine.inbox.upgrade().is_some());
+        for engine in engines.iter().filter(|engine| engine.model == model) {
+            if let Some(before) = engine.metrics.upgrade() {
+                before.hand_over_to(metrics);
+            }
+        }
+        let (inbox, metrics) = (inbox.downgrade(), Arc::downgrade(metrics));
+        engines.push(RunningEngine { model, inbox, metrics });
+    }
+}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        // Engines end by themselves when the last handle of their inbox is gone, and the watches
+        // of their instances with them.
+        self.tasks.close();
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_channel::WeakSender;
+use tokio::sync::Notify;
 
 use super::run::Message;
 use crate::config::HealthPlan;
@@ -21,20 +22,34 @@ pub(super) struct InstanceState {
     drained: AtomicBool,
     /// Why the last probe failed.
     trouble: Mutex<Option<String>>,
+    /// Told when an instance of the model comes up.
+    comes_up: Arc<Notify>,
 }
 
 impl InstanceState {
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(super) fn new(name: Arc<str>, drained: bool, comes_up: Arc<Notify>) -> Self {
         Self {
             name,
             healthy: AtomicBool::new(false),
-            drained: AtomicBool::new(false),
+            drained: AtomicBool::new(drained),
             trouble: Mutex::new(None),
+            comes_up,
         }
     }
 
     pub(super) fn is_usable(&self) -> bool {
         self.healthy.load(Ordering::Relaxed) && !self.drained.load(Ordering::Relaxed)
+    }
+
+    fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+        if healthy {
+            self.comes_up.notify_waiters();
+        }
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_drained(&self, drained: bool) {
@@ -130,7 +145,7 @@ impl Watch {
     }
 
     async fn tell_health(&self, up: bool) {
-        self.state.healthy.store(up, Ordering::Relaxed);
+        self.state.set_healthy(up);
         if let Some(metrics) = self.metrics.instances.get(self.index) {
             metrics.healthy.set(f64::from(u8::from(up)));
         }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 
-use crate::engine::{ModelStatus, Models};
+use super::reload::{ConfigStatus, ReloadError, Reloads};
+use crate::engine::{Model, ModelStatus, Models};
 use crate::telemetry::Telemetry;
 
 /// What the handlers share.
@@ -18,19 +20,24 @@ use crate::telemetry::Telemetry;
 struct AdminState {
     models: Arc<Models>,
     telemetry: Telemetry,
+    reloads: Reloads,
 }
 
 /// Every route of the admin port.
-pub fn router(models: Arc<Models>, telemetry: Telemetry) -> Router {
-    let state = AdminState { models, telemetry };
+pub fn router(models: Arc<Models>, telemetry: Telemetry, reloads: Reloads) -> Router {
+    let state = AdminState { models, telemetry, reloads };
     Router::new()
         .route("/", get(dashboard))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status))
+        .route("/api/reload", post(reload))
+        .route("/api/models/{model}/instances/{instance}/drain", post(drain))
+        .route("/api/models/{model}/instances/{instance}/resume", post(resume))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(refuse_other_sites))
         .with_state(state)
 }
 
@@ -57,6 +64,7 @@ struct Status {
     version: &'static str,
     ready: bool,
     draining: bool,
+    config: ConfigStatus,
     models: Vec<ModelStatus>,
 }
 
@@ -66,9 +74,89 @@ async fn status(State(state): State<AdminState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         ready: !draining && state.models.any_ready(),
         draining,
+        config: state.reloads.status(),
         models: state.models.status().await,
     };
     ([(CACHE_CONTROL, "no-store")], axum::Json(status)).into_response()
+}
+
+async fn reload(State(state): State<AdminState>) -> Response {
+    match state.reloads.reload().await {
+        Ok(reloaded) => axum::Json(reloaded).into_response(),
+        Err(error) => {
+            let status = match error {
+                ReloadError::NoFile => StatusCode::CONFLICT,
+                ReloadError::Refused(_) => StatusCode::BAD_REQUEST,
+                ReloadError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            problem(status, error.to_string())
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct InService {
+    model: String,
+    instance: String,
+    drained: bool,
+}
+
+async fn drain(State(state): State<AdminState>, Path(path): Path<(String, String)>) -> Response {
+    set_drained(&state, &path, true).await
+}
+
+async fn resume(State(state): State<AdminState>, Path(path): Path<(String, String)>) -> Response {
+    set_drained(&state, &path, false).await
+}
+
+/// Takes an instance out of service, or puts it back. What it works on is answered all the same.
+async fn set_drained(
+    state: &AdminState,
+    (name, instance): &(String, String),
+    drained: bool,
+) -> Response {
+    let current = state.models.current();
+    let Some(model) = current.get(name) else {
+        let known: Vec<_> = current.keys().map(String::as_str).collect();
+        let error = format!("there is no model '{name:.100}'; there are: {}", known.join(", "));
+        return problem(StatusCode::NOT_FOUND, error);
+    };
+    let Some(instance) = instance_of(model, instance) else {
+        let known: Vec<_> =
+            model.plan().instances.iter().map(|known| known.name.as_str()).collect();
+        let error = format!(
+            "model '{name}' has no instance '{instance:.100}'; it has: {}; in a path a name is \
+             percent-encoded, or its index from 0 stands for it",
+            known.join(", ")
+        );
+        return problem(StatusCode::NOT_FOUND, error);
+    };
+    if !state.models.set_drained(name, instance, drained).await {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, ReloadError::ShuttingDown.to_string());
+    }
+    tracing::info!(model = name, instance, drained, "an operator decided over an instance");
+    let (model, instance) = (name.clone(), instance.to_owned());
+    axum::Json(InService { model, instance, drained }).into_response()
+}
+
+/// The name of the instance that a path means: by its name, or by its index in the configuration.
+fn instance_of<'a>(model: &'a Model, meant: &str) -> Option<&'a str> {
+    let instances = &model.plan().instances;
+    let by_name = instances.iter().find(|known| known.name == meant);
+    let by_index = || instances.get(meant.parse::<usize>().ok()?);
+    by_name.or_else(by_index).map(|found| found.name.as_str())
+}
+
+/// Refuses what a page of another site makes a browser send: whoever may open this port with a
+/// browser must not be made to change something by visiting a page.
+async fn refuse_other_sites(request: Request, next: Next) -> Response {
+    let from = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let foreign = from.is_some_and(|from| from != b"same-origin" && from != b"none");
+    if foreign && request.method() == Method::POST {
+        let error = "a page of another site must not change anything here".to_owned();
+        return problem(StatusCode::FORBIDDEN, error);
+    }
+    next.run(request).await
 }
 
 /// The page is whole in itself and may load nothing from elsewhere: names of models and instances
@@ -84,17 +172,22 @@ async fn dashboard() -> impl IntoResponse {
 
 #[derive(Serialize)]
 struct Problem {
-    error: &'static str,
+    error: String,
 }
 
-async fn unknown_route() -> impl IntoResponse {
-    let error = "there is no such route; see /, /healthz, /readyz, /metrics, /api/status";
-    (StatusCode::NOT_FOUND, axum::Json(Problem { error }))
+fn problem(status: StatusCode, error: String) -> Response {
+    (status, axum::Json(Problem { error })).into_response()
 }
 
-async fn wrong_method() -> impl IntoResponse {
+async fn unknown_route() -> Response {
+    let error = "there is no such route; see /, /healthz, /readyz, /metrics, /api/status, \
+                 POST /api/reload, POST /api/models/MODEL/instances/INSTANCE/drain and /resume";
+    problem(StatusCode::NOT_FOUND, error.to_owned())
+}
+
+async fn wrong_method() -> Response {
     let error = "the route does not have this method; header 'allow' tells which it has";
-    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(Problem { error }))
+    problem(StatusCode::METHOD_NOT_ALLOWED, error.to_owned())
 }
 
 #[cfg(test)]
@@ -116,11 +209,21 @@ mod tests {
         let telemetry = Telemetry::new().unwrap();
         let setup = ModelSetup { plan, instances: Vec::new() };
         let models = Arc::new(Models::start(vec![setup], &telemetry));
-        (router(Arc::clone(&models), telemetry), models)
+        let (_, status) = tokio::sync::watch::channel(ConfigStatus::default());
+        let (reloads, _) = Reloads::new(status);
+        (router(Arc::clone(&models), telemetry, reloads), models)
     }
 
     async fn get(pages: &Router, path: &str) -> (StatusCode, HeaderMap, String) {
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        send(pages, Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    async fn post(pages: &Router, path: &str) -> (StatusCode, String) {
+        let (status, _, text) = send(pages, Request::post(path).body(Body::empty()).unwrap()).await;
+        (status, text)
+    }
+
+    async fn send(pages: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, String) {
         let (parts, body) = pages.clone().oneshot(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (parts.status, parts.headers, String::from_utf8(body.to_vec()).unwrap())
@@ -145,6 +248,49 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         let status: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&status["models"][0]["name"], &status["ready"]), (&"m".into(), &false.into()));
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_named_in_a_path_or_counted() {
+        let (pages, models) = pages();
+        let drained =
+            async || models.get("m").unwrap().status().await.unwrap().instances[0].drained;
+        for instance in ["127.0.0.1:1", "127.0.0.1%3A1", "0"] {
+            let route = format!("/api/models/m/instances/{instance}");
+            let (status, text) = post(&pages, &format!("{route}/drain")).await;
+            assert_eq!(status, StatusCode::OK, "{text}");
+            let reply: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(reply["instance"], "127.0.0.1:1");
+            assert!(drained().await, "{instance}");
+            let (status, _) = post(&pages, &format!("{route}/resume")).await;
+            assert!(status == StatusCode::OK && !drained().await, "{instance}");
+        }
+        for (route, known) in [
+            ("/api/models/m/instances/1/drain", "127.0.0.1:1"),
+            ("/api/models/m/instances/embedded%2F0/resume", "127.0.0.1:1"),
+            ("/api/models/n/instances/0/drain", "there are: m"),
+        ] {
+            let (status, text) = post(&pages, route).await;
+            assert!(status == StatusCode::NOT_FOUND && text.contains(known), "{text}");
+        }
+        let (status, ..) = get(&pages, "/api/models/m/instances/0/drain").await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn pages_of_other_sites_change_nothing() {
+        let (pages, _models) = pages();
+        let path = "/api/models/m/instances/0/drain";
+        for (site, expected) in [
+            ("same-origin", StatusCode::OK),
+            ("none", StatusCode::OK),
+            ("cross-site", StatusCode::FORBIDDEN),
+            ("same-site", StatusCode::FORBIDDEN),
+        ] {
+            let request = Request::post(path).header("sec-fetch-site", site);
+            let request = request.body(Body::empty()).unwrap();
+            assert_eq!(send(&pages, request).await.0, expected, "{site}");
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ const LISTED: usize = 5;
 /// When there is no such model or version; the fault lists some that there are.
 pub(super) fn find_model(models: &Models, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
     let Some(model) = models.get(name) else {
-        let mut known: Vec<_> = models.iter().map(|model| model.name()).take(LISTED + 1).collect();
+        let current = models.current();
+        let mut known: Vec<_> = current.keys().map(String::as_str).take(LISTED + 1).collect();
         if let Some(last) = known.get_mut(LISTED) {
             *last = "...";
         }

@@ -9,10 +9,12 @@ pub mod admin;
 mod find;
 pub mod grpc;
 pub mod http;
+mod reload;
 mod request_id;
 mod server_timing;
 mod state;
 mod tenant;
 
 pub use accept::Acceptor;
+pub use reload::{ConfigStatus, ReloadError, ReloadRequest, Reloaded, Reloads};
 pub use state::Front;

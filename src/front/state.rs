@@ -7,7 +7,6 @@ use http::Request;
 
 use super::grpc::SERVICE_PATH;
 use crate::engine::Models;
-use crate::telemetry::Telemetry;
 
 /// What the fronts share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,10 +28,5 @@ impl Front {
     /// The routes of the call listeners, but for the inference service.
     pub fn routes(&self) -> Router {
         super::grpc::companions(self).fallback_service(super::http::router(self))
-    }
-
-    /// The routes of the admin listener.
-    pub fn admin_routes(&self, telemetry: Telemetry) -> Router {
-        super::admin::router(Arc::clone(&self.models), telemetry)
     }
 }

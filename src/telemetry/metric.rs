@@ -27,12 +27,14 @@ pub enum Metric {
     InstanceInflight,
     TimeToFirstToken,
     InterToken,
+    Reloads,
+    LastReloadSuccess,
     BuildInfo,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 18] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
@@ -48,6 +50,8 @@ impl Metric {
         Metric::InstanceInflight,
         Metric::TimeToFirstToken,
         Metric::InterToken,
+        Metric::Reloads,
+        Metric::LastReloadSuccess,
         Metric::BuildInfo,
     ];
 
@@ -95,6 +99,13 @@ impl Metric {
             Metric::InterToken => {
                 ("batchwise_inter_token_seconds", "Between two events of a stream")
             }
+            Metric::Reloads => {
+                ("batchwise_reloads_total", "Times that the configuration was read again")
+            }
+            Metric::LastReloadSuccess => (
+                "batchwise_config_last_reload_success",
+                "Whether the configuration that was read last is the one that runs",
+            ),
             Metric::BuildInfo => ("batchwise_build_info", "1, with the version as a label"),
         }
     }
@@ -145,13 +156,18 @@ impl Telemetry {
             let (name, text) = metric.describe();
             let (name, text) = (name.into(), text.into());
             match metric {
-                Metric::Requests | Metric::BatchFailures | Metric::Shed | Metric::Retries => {
+                Metric::Requests
+                | Metric::BatchFailures
+                | Metric::Shed
+                | Metric::Retries
+                | Metric::Reloads => {
                     self.recorder.describe_counter(name, Some(Unit::Count), text);
                 }
                 Metric::QueueDepth
                 | Metric::InstanceHealthy
                 | Metric::BreakerState
                 | Metric::InstanceInflight
+                | Metric::LastReloadSuccess
                 | Metric::BuildInfo => self.recorder.describe_gauge(name, None, text),
                 _ => self.recorder.describe_histogram(name, None, text),
             }

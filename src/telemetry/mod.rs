@@ -6,7 +6,11 @@
 mod log;
 mod metric;
 mod model;
+mod owned;
+mod reload;
 
 pub use log::{LogFormat, init as init_log};
 pub use metric::{Metric, Telemetry};
 pub use model::{InstanceMetrics, ModelMetrics, OUTCOMES, Via};
+pub use owned::{OwnedGauge, SharedGauge};
+pub use reload::ReloadMetrics;

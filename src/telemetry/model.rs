@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-use super::{Metric, Telemetry};
+use super::{Metric, OwnedGauge, SharedGauge, Telemetry};
 
 /// The way by which a call came in: the label `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct ModelMetrics {
     requests: Vec<OnceLock<Counter>>,
     request_duration: Vec<Histogram>,
     queue_duration: Vec<Histogram>,
-    queue_depth: Vec<Gauge>,
+    queue_depth: Vec<SharedGauge>,
     batches: [OnceLock<Counter>; CAUSES.len()],
     /// Rows of the batches sent.
     pub batch_size: Histogram,
@@ -90,13 +90,14 @@ impl fmt::Debug for ModelMetrics {
 
 /// The metrics of one instance.
 pub struct InstanceMetrics {
+    name: String,
     labels: Vec<Label>,
     /// From a batch's cut until its answer.
     pub batch_duration: Histogram,
     /// 1 when it passes its health checks.
-    pub healthy: Gauge,
+    pub healthy: OwnedGauge,
     /// 0 closed, 1 half-open, 2 open.
-    pub breaker_state: Gauge,
+    pub breaker_state: OwnedGauge,
     /// Batches and streams on their way to it.
     pub inflight: Gauge,
 }
@@ -130,7 +131,7 @@ impl ModelMetrics {
             queue_depth: (1..=levels)
                 .map(|level| {
                     let labels = vec![label(), Label::new("priority", level.to_string())];
-                    telemetry.gauge(Metric::QueueDepth, labels)
+                    SharedGauge::new(telemetry.gauge(Metric::QueueDepth, labels))
                 })
                 .collect(),
             batches: Default::default(),
@@ -186,10 +187,22 @@ impl ModelMetrics {
         }
     }
 
+    /// From now on `successor` says how instances are that it has, too.
+    pub fn hand_over_to(&self, successor: &Self) {
+        for instance in &self.instances {
+            let same = |other: &&InstanceMetrics| other.name == instance.name;
+            if let Some(other) = successor.instances.iter().find(same) {
+                instance.healthy.hand_over();
+                instance.breaker_state.hand_over();
+                other.breaker_state.set(0.0);
+            }
+        }
+    }
+
     /// Calls that wait, by priority; index 0 is priority 1.
     pub fn set_queue_depth(&self, waiting: &[u32]) {
         for (index, gauge) in self.queue_depth.iter().enumerate() {
-            gauge.set(f64::from(waiting.get(index).copied().unwrap_or(0)));
+            gauge.set(waiting.get(index).copied().unwrap_or(0));
         }
     }
 
@@ -229,10 +242,12 @@ impl InstanceMetrics {
             Label::new("model", model.to_owned()),
             Label::new("instance", instance.to_owned()),
         ];
+        let owned = |metric| OwnedGauge::new(telemetry.gauge(metric, labels.clone()));
         Self {
+            name: instance.to_owned(),
             batch_duration: telemetry.histogram(Metric::BatchDuration, labels.clone()),
-            healthy: telemetry.gauge(Metric::InstanceHealthy, labels.clone()),
-            breaker_state: telemetry.gauge(Metric::BreakerState, labels.clone()),
+            healthy: owned(Metric::InstanceHealthy),
+            breaker_state: owned(Metric::BreakerState),
             inflight: telemetry.gauge(Metric::InstanceInflight, labels.clone()),
             labels,
         }

@@ -55,7 +55,7 @@ impl Everything {
         ];
         let proxy = proxy(&models.concat()).await;
         let everything = Self { server, proxy };
-        for model in everything.proxy.models.iter() {
+        for model in everything.proxy.models.current().values() {
             eventually(async || model.is_ready()).await;
         }
         everything

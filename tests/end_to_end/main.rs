@@ -14,5 +14,6 @@ mod bad_input;
 mod faults;
 mod http;
 mod operations;
+mod reload;
 mod stage;
 mod wire;

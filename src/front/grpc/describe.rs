@@ -120,7 +120,7 @@ pub(super) fn model_statistics(
     request: &pb::ModelStatisticsRequest,
 ) -> Result<pb::ModelStatisticsResponse, Fault> {
     let model_stats = if request.name.is_empty() {
-        front.models.iter().map(|model| statistics(model)).collect()
+        front.models.current().values().map(|model| statistics(model)).collect()
     } else {
         vec![statistics(&*find_model(&front.models, &request.name, &request.version)?)]
     };
@@ -166,7 +166,8 @@ pub(super) fn repository_index(
 ) -> pb::RepositoryIndexResponse {
     let models = front
         .models
-        .iter()
+        .current()
+        .values()
         .filter(|model| !request.ready || model.is_ready())
         .map(|model| {
             let ready = model.is_ready();

@@ -48,10 +48,11 @@ struct ModelList<'a> {
 }
 
 pub(super) async fn list_models(State(state): State<Arc<HttpState>>) -> Response {
+    let models = state.models.current();
     reply::json(&ModelList {
         object: "list",
-        data: state.models.iter().map(|model| ModelObject::of(model, state.started)).collect(),
-        models: state.models.iter().map(|model| model.name()).collect(),
+        data: models.values().map(|model| ModelObject::of(model, state.started)).collect(),
+        models: models.keys().map(String::as_str).collect(),
     })
 }
 

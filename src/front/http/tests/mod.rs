@@ -117,7 +117,7 @@ impl Site {
         });
         let models = Arc::new(Models::start(setups.collect(), &Telemetry::new().unwrap()));
         let ready = async {
-            while !models.iter().all(|model| model.is_ready()) {
+            while !models.current().values().all(|model| model.is_ready()) {
                 tokio::task::yield_now().await;
             }
         };

@@ -83,8 +83,10 @@ pub(super) async fn repository_index(
             Fault::invalid("body", format!("the body must be empty or {{\"ready\": ...}}: {error}"))
         })?
     };
-    let models = state.models.iter().filter(|model| !query.ready || model.is_ready());
+    let models = state.models.current();
     let index: Vec<_> = models
+        .values()
+        .filter(|model| !query.ready || model.is_ready())
         .map(|model| {
             let (state, reason) = match model.is_ready() {
                 true => ("READY", ""),

@@ -56,7 +56,8 @@ struct Batch {
 }
 
 pub(super) async fn all(State(state): State<Arc<HttpState>>) -> Response {
-    reply::json(&All { model_stats: state.models.iter().map(|model| one_of(model)).collect() })
+    let models = state.models.current();
+    reply::json(&All { model_stats: models.values().map(|model| one_of(model)).collect() })
 }
 
 pub(super) async fn one(
