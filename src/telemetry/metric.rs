@@ -8,6 +8,8 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use super::shown::Shown;
+
 /// A metric that batchwise exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is described by `describe`, which the metrics page shows")]
@@ -123,6 +125,7 @@ const SIZE_BUCKETS: [f64; 13] =
 pub struct Telemetry {
     recorder: Arc<PrometheusRecorder>,
     page: PrometheusHandle,
+    pub(super) shown: Shown,
 }
 
 impl fmt::Debug for Telemetry {
@@ -144,7 +147,8 @@ impl Telemetry {
                 &SIZE_BUCKETS,
             )?
             .build_recorder();
-        let telemetry = Self { page: recorder.handle(), recorder: Arc::new(recorder) };
+        let (page, recorder, shown) = (recorder.handle(), Arc::new(recorder), Shown::default());
+        let telemetry = Self { recorder, page, shown };
         telemetry.describe();
         let version = Label::new("version", env!("CARGO_PKG_VERSION"));
         telemetry.gauge(Metric::BuildInfo, vec![version]).set(1.0);
@@ -176,7 +180,7 @@ impl Telemetry {
 
     /// The metrics page, in Prometheus' text format.
     pub fn render(&self) -> String {
-        self.page.render()
+        self.shown.leave_out(self.page.render())
     }
 
     /// Moves what histograms have recorded into their buckets. To be called every few seconds, or

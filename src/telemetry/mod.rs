@@ -8,6 +8,7 @@ mod metric;
 mod model;
 mod owned;
 mod reload;
+mod shown;
 
 pub use log::{LogFormat, init as init_log};
 pub use metric::{Metric, Telemetry};

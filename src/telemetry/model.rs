@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
+use super::shown::Shown;
 use super::{Metric, OwnedGauge, SharedGauge, Telemetry};
 
 /// The way by which a call came in: the label `protocol`.
@@ -90,7 +91,9 @@ impl fmt::Debug for ModelMetrics {
 
 /// The metrics of one instance.
 pub struct InstanceMetrics {
+    model: String,
     name: String,
+    shown: Shown,
     labels: Vec<Label>,
     /// From a batch's cut until its answer.
     pub batch_duration: Histogram,
@@ -243,13 +246,28 @@ impl InstanceMetrics {
             Label::new("instance", instance.to_owned()),
         ];
         let owned = |metric| OwnedGauge::new(telemetry.gauge(metric, labels.clone()));
+        let (healthy, breaker_state) =
+            (owned(Metric::InstanceHealthy), owned(Metric::BreakerState));
+        if telemetry.shown.enter(model, instance) {
+            // What is left of an earlier life.
+            healthy.set(0.0);
+            breaker_state.set(0.0);
+        }
         Self {
+            model: model.to_owned(),
             name: instance.to_owned(),
+            shown: telemetry.shown.clone(),
             batch_duration: telemetry.histogram(Metric::BatchDuration, labels.clone()),
-            healthy: owned(Metric::InstanceHealthy),
-            breaker_state: owned(Metric::BreakerState),
+            healthy,
+            breaker_state,
             inflight: telemetry.gauge(Metric::InstanceInflight, labels.clone()),
             labels,
         }
+    }
+}
+
+impl Drop for InstanceMetrics {
+    fn drop(&mut self) {
+        self.shown.leave(&self.model, &self.name);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use metrics::Gauge;
 
 /// A gauge that has one owner at a time: what is written after it was handed over goes nowhere.
-/// It ends at 0 with an owner that nobody followed.
 #[derive(Debug)]
 pub struct OwnedGauge {
     gauge: Gauge,
@@ -27,12 +26,6 @@ impl OwnedGauge {
     /// From now on another owner sets the value.
     pub(super) fn hand_over(&self) {
         self.owned.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Drop for OwnedGauge {
-    fn drop(&mut self) {
-        self.set(0.0);
     }
 }
 
@@ -87,11 +80,9 @@ mod tests {
         let second = gauge();
         first.hand_over();
         first.set(7.0);
-        drop(first);
         assert_eq!(shown(&telemetry), 1.0);
         second.set(2.0);
-        drop(second);
-        assert_eq!(shown(&telemetry), 0.0);
+        assert_eq!(shown(&telemetry), 2.0);
     }
 
     #[test]

@@ -446,9 +446,9 @@ async fn gauges_follow_what_is_served() {
     };
     eventually(async || servers.iter().all(|server| healthy("linear", server) == "1")).await;
     site.reload(&with(&model("linear", &[second], ""))).await;
-    eventually(async || healthy("linear", first) == "0").await;
+    eventually(async || healthy("linear", first) == "none").await;
     assert_eq!(healthy("linear", second), "1");
     site.reload(&other).await;
-    eventually(async || healthy("linear", second) == "0").await;
+    eventually(async || healthy("linear", second) == "none").await;
     assert_eq!(healthy("other", first), "1");
 }
