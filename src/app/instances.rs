@@ -1,9 +1,10 @@
 //! From the plan of a model to the clients of its instances.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{EmbeddedKind, InstanceAddress, InstancePlan, ModelPlan, Protocol};
+use crate::config::{EmbeddedKind, InstanceAddress, InstancePlan, Loaded, ModelPlan, Protocol};
 use crate::embedded::{LoadError, OnnxModel, digits};
 use crate::engine::ModelSetup;
 use crate::instance::{
@@ -34,6 +35,44 @@ pub enum SetupError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// A model of a configuration cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}`instances` in [[model]] cannot be used")]
+pub struct UnusableInstances {
+    /// Where the file names them, with a colon and a space behind it; empty when there is no file.
+    place: String,
+    source: SetupError,
+}
+
+/// Where a file names the instances of its models: file and line, by the name of the model.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places(BTreeMap<String, String>);
+
+impl Places {
+    pub(super) fn of(loaded: &Loaded) -> Self {
+        let places = loaded.plan.models.iter().zip(&loaded.lines).map(|(model, lines)| {
+            let line = lines.instances.first().copied().unwrap_or(lines.model);
+            (model.name.clone(), format!("{}:{line}: ", loaded.name))
+        });
+        Self(places.collect())
+    }
+}
+
+/// The models with the clients of their instances.
+///
+/// # Errors
+/// When one of them cannot be set up; the error tells where it stands.
+pub(super) fn set_up_all<'a>(
+    models: impl IntoIterator<Item = &'a ModelPlan>,
+    places: &Places,
+) -> Result<Vec<ModelSetup>, UnusableInstances> {
+    let place = |name: &str| places.0.get(name).cloned().unwrap_or_default();
+    let one = |plan: &ModelPlan| {
+        set_up(plan).map_err(|source| UnusableInstances { place: place(&plan.name), source })
+    };
+    models.into_iter().map(one).collect()
 }
 
 /// A model with the clients of its instances.

@@ -3,13 +3,14 @@
 pub mod check;
 pub mod cli;
 mod instances;
+mod model_files;
 pub mod offline;
 mod reload;
 mod run;
 mod schema;
 mod serve;
 
-pub use instances::{SetupError, set_up};
+pub use instances::{SetupError, UnusableInstances, set_up};
 pub use reload::Origin;
 pub use run::run;
 pub use serve::{Running, StartError, start, start_from};

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::instances::set_up;
+use super::instances::{Places, set_up_all};
+use super::model_files::ModelFiles;
 use super::serve::LiveSite;
-use crate::config::{ConfigText, Difference, Loaded, Overrides, Plan};
+use crate::config::{ConfigText, Difference, Loaded, ModelPlan, Overrides, Plan};
 use crate::engine::{ModelSetup, Models};
 use crate::front::{ConfigStatus, ReloadError, ReloadRequest, Reloaded};
 use crate::telemetry::ReloadMetrics;
@@ -24,6 +25,7 @@ pub struct Origin {
     path: Option<PathBuf>,
     overrides: Overrides,
     digest: Option<u64>,
+    pub(super) places: Places,
 }
 
 impl Origin {
@@ -31,7 +33,7 @@ impl Origin {
     pub fn of(loaded: &Loaded, file: &Path, overrides: Overrides) -> Self {
         let digest = loaded.path.is_some().then_some(loaded.digest);
         let path = loaded.path.clone().unwrap_or_else(|| file.to_owned());
-        Self { path: Some(path), overrides, digest }
+        Self { path: Some(path), overrides, digest, places: Places::of(loaded) }
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
@@ -46,6 +48,7 @@ pub(super) struct Reloader {
     pub(super) origin: Origin,
     /// What runs.
     pub(super) plan: Plan,
+    pub(super) files: ModelFiles,
     pub(super) models: Arc<Models>,
     pub(super) site: LiveSite,
     pub(super) metrics: ReloadMetrics,
@@ -58,6 +61,7 @@ pub(super) struct Reloader {
 struct Prepared {
     loaded: Loaded,
     difference: Difference,
+    files: ModelFiles,
     setups: Vec<ModelSetup>,
 }
 
@@ -137,10 +141,12 @@ impl Reloader {
         };
         // The same text is not tried again before it changes.
         self.origin.digest = Some(text.digest());
-        let (running, overrides) = (self.plan.clone(), self.origin.overrides);
+        let overrides = self.origin.overrides;
+        let running = (self.plan.clone(), self.files.clone());
         let prepared = blocking(move || prepare(&text, &overrides, &running)).await;
         let prepared = prepared.unwrap_or_else(|error| Err(error.to_string()));
-        let Prepared { loaded, difference, setups } = prepared.map_err(ReloadError::Refused)?;
+        let Prepared { loaded, difference, files, setups } =
+            prepared.map_err(ReloadError::Refused)?;
         for finding in &loaded.warnings {
             tracing::warn!(key = finding.key, mend = finding.mend, "{}", finding.message);
         }
@@ -151,6 +157,7 @@ impl Reloader {
         self.shutdown_grace.send_replace(server.shutdown_grace);
         self.site.change(&self.models, &server);
         self.plan = Plan { server, models: loaded.plan.models };
+        self.files = files;
         Ok(Reloaded {
             added: difference.added,
             removed: difference.removed,
@@ -164,15 +171,22 @@ impl Reloader {
 }
 
 /// Does everything of a reload that may fail, and changes nothing.
-fn prepare(text: &ConfigText, overrides: &Overrides, running: &Plan) -> Result<Prepared, String> {
+fn prepare(
+    text: &ConfigText,
+    overrides: &Overrides,
+    (running, files_before): &(Plan, ModelFiles),
+) -> Result<Prepared, String> {
     let loaded = text.parse(overrides).map_err(|error| error.to_string())?;
-    let difference = Difference::between(running, &loaded.plan);
-    let is_new =
-        |name: &String| difference.added.contains(name) || difference.changed.contains(name);
-    let new = loaded.plan.models.iter().filter(|model| is_new(&model.name));
-    let setups =
-        new.map(set_up).collect::<Result<_, _>>().map_err(|error| super::run::chain(&error))?;
-    Ok(Prepared { loaded, difference, setups })
+    let mut difference = Difference::between(running, &loaded.plan);
+    let files = ModelFiles::of(&loaded.plan);
+    let differs = |model: &&ModelPlan| files.differ(files_before, model);
+    for model in loaded.plan.models.iter().filter(differs) {
+        difference.note_changed(&model.name);
+    }
+    let new = loaded.plan.models.iter().filter(|model| !difference.unchanged.contains(&model.name));
+    let setups = set_up_all(new, &Places::of(&loaded));
+    let setups = setups.map_err(|error| super::run::chain(&error))?;
+    Ok(Prepared { loaded, difference, files, setups })
 }
 
 async fn read(path: PathBuf) -> io::Result<ConfigText> {

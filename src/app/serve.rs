@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::instances::{SetupError, set_up};
+use super::instances::{UnusableInstances, set_up_all};
+use super::model_files::ModelFiles;
 use super::reload::{Origin, Reloader};
 use crate::config::{Plan, ServerPlan};
 use crate::engine::{Drained, Models};
@@ -33,7 +34,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 pub enum StartError {
     /// A model cannot be set up.
     #[error(transparent)]
-    Setup(#[from] SetupError),
+    Setup(#[from] UnusableInstances),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for {purpose}")]
     Listen {
@@ -126,7 +127,8 @@ pub async fn start(plan: &Plan) -> Result<Running, StartError> {
 /// When a model cannot be loaded or an address cannot be listened on.
 pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartError> {
     let telemetry = Telemetry::new()?;
-    let setups = plan.models.iter().map(set_up).collect::<Result<Vec<_>, _>>()?;
+    let files = ModelFiles::of(plan);
+    let setups = set_up_all(&plan.models, &origin.places)?;
     let http = listen(plan.server.http, "HTTP").await?;
     let grpc = listen(plan.server.grpc, "gRPC").await?;
     let admin = listen(plan.server.admin, "admin").await?;
@@ -137,6 +139,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
     let (grace, shutdown_grace) = watch::channel(plan.server.shutdown_grace);
     let reloader = Reloader {
         origin,
+        files,
         plan: plan.clone(),
         models: Arc::clone(&models),
         site: site.clone(),

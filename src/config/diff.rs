@@ -42,6 +42,15 @@ impl Difference {
         difference
     }
 
+    /// A model is not the same though its plan is: a file that it names is another.
+    pub fn note_changed(&mut self, model: &str) {
+        if let Some(index) = self.unchanged.iter().position(|name| name == model) {
+            let name = self.unchanged.remove(index);
+            let place = self.changed.partition_point(|before| *before < name);
+            self.changed.insert(place, name);
+        }
+    }
+
     /// Taken apart field by field, so that a new one cannot be forgotten here.
     fn compare_servers(&mut self, old: &ServerPlan, new: &ServerPlan) {
         let ServerPlan {
@@ -128,6 +137,18 @@ mod tests {
         let new = plan(&model("a", "# The default.\nmax_queue_delay = \"auto\""));
         let expected = Difference { unchanged: names(&["a"]), ..Difference::default() };
         assert_eq!(Difference::between(&old, &new), expected);
+    }
+
+    #[test]
+    fn only_what_is_in_both_plans_can_be_noted_as_changed() {
+        let old = plan(&[model("a", ""), model("b", ""), model("c", "")].concat());
+        let new = plan(&[model("a", ""), model("b", "slo = \"1s\""), model("d", "")].concat());
+        let mut difference = Difference::between(&old, &new);
+        for name in ["a", "b", "c", "d"] {
+            difference.note_changed(name);
+        }
+        assert_eq!((difference.changed, difference.added), (names(&["a", "b"]), names(&["d"])));
+        assert_eq!((difference.removed, difference.unchanged), (names(&["c"]), names(&[])));
     }
 
     #[test]

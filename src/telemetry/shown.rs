@@ -67,7 +67,6 @@ fn value_length(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::telemetry::{ModelMetrics, Telemetry};
 
     #[test]
