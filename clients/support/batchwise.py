@@ -40,14 +40,18 @@ class Batchwise:
     expected_exit_code = 0
     expected_complaints = 0
 
-    def __init__(self, config, log_directory):
+    def __init__(self, config, log_directory, directory=None):
+        """`config` None: it finds ./models.toml in `directory`, or goes by what is built in."""
+        self.config = config
+        flags = [] if config is None else ["--config", config]
         for attempt in range(START_ATTEMPTS):
             http, grpc, admin = free_ports(3)
             self.http, self.grpc, self.admin = (f"127.0.0.1:{port}" for port in (http, grpc, admin))
             self.process = Process(
-                [program(), "serve", "--config", config, "--log-format", "json"]
+                [program(), "serve", *flags, "--log-format", "json"]
                 + ["--http", self.http, "--grpc", self.grpc, "--admin", self.admin],
                 pathlib.Path(log_directory) / f"batchwise-{admin}.log",
+                directory=directory,
             )
             try:
                 self.process.wait_ready(lambda: http_status(f"http://{self.admin}/readyz") == 200)
@@ -82,6 +86,15 @@ class Batchwise:
     def status(self):
         with urllib.request.urlopen(f"http://{self.admin}/api/status", timeout=10) as response:
             return json.load(response)
+
+    def post(self, route):
+        """The status and the JSON body of a POST to the admin port."""
+        request = urllib.request.Request(f"http://{self.admin}{route}", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     def complaints(self):
         """Log lines that must not be there: errors and panics."""
