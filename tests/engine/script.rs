@@ -132,8 +132,8 @@ fn answer(values: &[i64]) -> Answer {
     Answer::Infer(InferAnswer { outputs: vec![tensor("y", values)], ..InferAnswer::default() })
 }
 
-/// The models of `keys`-configured `m`, served by these instances.
-pub(crate) fn models(keys: &str, instances: &[Arc<Scripted>]) -> (Models, Arc<Model>) {
+/// The model `m`, configured by `keys` and served by these instances.
+pub(crate) fn setup(keys: &str, instances: &[Arc<Scripted>]) -> ModelSetup {
     let urls: Vec<_> =
         (0..instances.len()).map(|index| format!("\"grpc://127.0.0.1:{}\"", index + 1)).collect();
     let text = format!(
@@ -141,11 +141,15 @@ pub(crate) fn models(keys: &str, instances: &[Arc<Scripted>]) -> (Models, Arc<Mo
         urls.join(", ")
     );
     let plan = Plan::parse(&text, std::path::Path::new("models.toml")).unwrap();
-    let setup = ModelSetup {
+    ModelSetup {
         plan: plan.models[0].clone(),
         instances: instances.iter().map(|one| Arc::clone(one) as Arc<dyn Instance>).collect(),
-    };
-    let models = Models::start(vec![setup], &Telemetry::new().unwrap());
+    }
+}
+
+/// [`setup`], started.
+pub(crate) fn models(keys: &str, instances: &[Arc<Scripted>]) -> (Models, Arc<Model>) {
+    let models = Models::start(vec![setup(keys, instances)], &Telemetry::new().unwrap());
     let model = models.get("m").unwrap();
     (models, model)
 }

@@ -1,0 +1,124 @@
+//! Other models while calls are under way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batchwise::call::FaultKind;
+use batchwise::engine::{Drained, Models, ShuttingDown};
+use tokio::time::Instant;
+
+use crate::script::{Act, Scripted, call, models, setup};
+
+async fn replace(models: &Models, keys: &str, instance: &Arc<Scripted>) -> Vec<String> {
+    let setups = vec![setup(keys, &[Arc::clone(instance)])];
+    models.change(&BTreeSet::new(), setups).await.unwrap()
+}
+
+async fn remove(models: &Models) {
+    models.change(&BTreeSet::from(["m".to_owned()]), Vec::new()).await.unwrap();
+}
+
+/// Lets every task go on, without time passing, until so many hold an instance.
+async fn held_by(holders: usize, instance: &Arc<Scripted>) {
+    for _ in 0..1000 {
+        if Arc::strong_count(instance) == holders {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{} hold the instance, not {holders}", Arc::strong_count(instance));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_found_a_model_before_it_changed_or_went_is_answered_by_it() {
+    let [first, second] = [Scripted::new([]), Scripted::new([])];
+    let (models, found_first) = models("", &[Arc::clone(&first)]);
+    assert_eq!(call(&found_first, &[1]).await, Ok(vec![2]));
+    replace(&models, "", &second).await;
+    let found_second = models.get("m").unwrap();
+    assert!(!Arc::ptr_eq(&found_first, &found_second));
+    assert_eq!(call(&found_first, &[2]).await, Ok(vec![4]));
+    assert_eq!(call(&found_second, &[3]).await, Ok(vec![6]));
+    remove(&models).await;
+    assert!(models.get("m").is_none());
+    assert_eq!(call(&found_first, &[4]).await, Ok(vec![8]));
+    assert_eq!(call(&found_second, &[5]).await, Ok(vec![10]));
+    assert_eq!((first.batches(), second.batches()), (vec![1, 1, 1], vec![1, 1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_ends_with_its_last_call() {
+    let [first, second] = [Scripted::new([Act::Serve(50)]), Scripted::new([])];
+    let (models, model) = models("", &[Arc::clone(&first)]);
+    let held = Arc::clone(&model);
+    let running = tokio::spawn(async move { call(&held, &[1]).await });
+    drop(model);
+    first.arrival().await;
+    replace(&models, "", &second).await;
+    assert!(Arc::strong_count(&first) > 1);
+    assert_eq!(running.await.unwrap(), Ok(vec![2]));
+    held_by(1, &first).await;
+    remove(&models).await;
+    held_by(1, &second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_replaced_once_the_new_one_is_up() {
+    let [first, second] = [Scripted::new([]), Scripted::new([])];
+    let (models, model) = models("", &[Arc::clone(&first)]);
+    assert_eq!(call(&model, &[1]).await, Ok(vec![2]));
+    *second.up.lock().unwrap() = false;
+    let models = Arc::new(models);
+    let changing = Arc::clone(&models);
+    let change = {
+        let second = Arc::clone(&second);
+        tokio::spawn(async move { replace(&changing, "", &second).await })
+    };
+    // This test, the change, an engine and a watch.
+    held_by(4, &second).await;
+    assert_eq!(call(&models.get("m").unwrap(), &[2]).await, Ok(vec![4]));
+    assert!(!change.is_finished() && second.batches().is_empty());
+    *second.up.lock().unwrap() = true;
+    assert_eq!(change.await.unwrap(), [""; 0]);
+    assert_eq!(call(&models.get("m").unwrap(), &[3]).await, Ok(vec![6]));
+    assert_eq!(second.batches(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_model_that_does_not_come_up_is_told() {
+    let [first, second] = [Scripted::new([]), Scripted::new([])];
+    let (models, model) = models("", &[Arc::clone(&first)]);
+    assert_eq!(call(&model, &[1]).await, Ok(vec![2]));
+    *second.up.lock().unwrap() = false;
+    let started = Instant::now();
+    let health = "[model.health]\ninterval = \"3s\"\ntimeout = \"500ms\"";
+    assert_eq!(replace(&models, health, &second).await, ["m"]);
+    assert_eq!(started.elapsed().as_millis(), 3500);
+    let changed = models.get("m").unwrap();
+    assert_eq!(call(&changed, &[2]).await, Err(FaultKind::NoInstance));
+    // Nothing is waited for in place of a model that is down itself.
+    let started = Instant::now();
+    assert_eq!(replace(&models, "", &first).await, [""; 0]);
+    assert!(started.elapsed().is_zero());
+    assert_eq!(call(&models.get("m").unwrap(), &[3]).await, Ok(vec![6]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_replaced_models_and_ends_changes() {
+    let [first, second] = [Scripted::new([Act::Serve(500)]), Scripted::new([])];
+    let (models, model) = models("", &[Arc::clone(&first)]);
+    let held = Arc::clone(&model);
+    let running = tokio::spawn(async move { call(&held, &[1]).await });
+    first.arrival().await;
+    replace(&models, "", &second).await;
+    let started = Instant::now();
+    assert_eq!(models.drain(started + Duration::from_millis(100)).await, Drained::Cut(1));
+    assert_eq!(models.drain(started + Duration::from_secs(5)).await, Drained::Clean);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert_eq!(running.await.unwrap(), Ok(vec![2]));
+    assert_eq!(call(&model, &[2]).await, Err(FaultKind::Draining));
+    let setups = vec![setup("", &[Arc::clone(&first)])];
+    assert_eq!(models.change(&BTreeSet::new(), setups).await, Err(ShuttingDown));
+    assert_eq!(call(&models.get("m").unwrap(), &[3]).await, Err(FaultKind::Draining));
+}
