@@ -18,6 +18,7 @@ use super::model::Model;
 use super::run::{DrainRate, Engine, Message};
 use super::status::ModelStatus;
 use super::watch::{Descriptions, InstanceState, Watch};
+use crate::call::Call;
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
 use crate::lane::{
@@ -186,20 +187,13 @@ impl Models {
         let metrics = Arc::new(metrics);
         let statistics = before.map(|model| Arc::clone(&model.statistics)).unwrap_or_default();
         let (sender, inbox) = async_channel::unbounded();
-        let mut lane = Lane::new(lane_plan(&plan), policy(&plan));
-        if !plan.batching {
-            lane.on(clock.now(), Event::NotBatchable);
-        }
         let comes_up = Arc::new(Notify::new());
         let state = |name: &String| {
             let drained = before.is_some_and(|model| model.is_drained(name));
             Arc::new(InstanceState::new(name.as_str().into(), drained, Arc::clone(&comes_up)))
         };
         let states: Vec<_> = names.iter().map(state).collect();
-        for (id, state) in (0..).map(InstanceId).zip(&states) {
-            let change = InstanceChange::Drained(state.is_drained());
-            lane.on(clock.now(), Event::Instance(id, change));
-        }
+        let lane = new_lane(&plan, &states, clock.now());
         let model: Arc<str> = plan.name.as_str().into();
         let named: Vec<(Arc<str>, Arc<dyn Instance>)> =
             states.iter().map(|state| Arc::clone(&state.name)).zip(instances).collect();
@@ -273,6 +267,22 @@ impl Drop for Models {
         // of their instances with them.
         self.tasks.close();
     }
+}
+
+/// A lane that knows what is known before any call.
+fn new_lane(
+    plan: &ModelPlan,
+    states: &[Arc<InstanceState>],
+    now: crate::lane::Instant,
+) -> Lane<Call> {
+    let mut lane = Lane::new(lane_plan(plan), policy(plan));
+    if !plan.batching {
+        lane.on(now, Event::NotBatchable);
+    }
+    for (id, state) in (0..).map(InstanceId).zip(states) {
+        lane.on(now, Event::Instance(id, InstanceChange::Drained(state.is_drained())));
+    }
+    lane
 }
 
 /// A delay that the user set is honoured; else the policy finds out by itself.
