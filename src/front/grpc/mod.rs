@@ -135,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_call_has_its_id_back() {
         let models = Arc::new(Models::start(Vec::new(), &Telemetry::new().unwrap()));
-        let front = Front { models, max_request_bytes: 1000 };
+        let front = Front { models, max_request_bytes: 1000, trust_tenant_header: false };
         let request = Request::post(format!("{SERVICE_PATH}Guess")).header("x-request-id", "a-1");
         let reply = serve(&front, request.body(Body::empty()).unwrap()).await;
         assert_eq!(reply.headers()["grpc-status"], "12");

@@ -122,12 +122,12 @@ impl Site {
         let models = runtime.block_on(async {
             let telemetry = Telemetry::new().expect("nobody else's metrics are in the way");
             let models = Arc::new(Models::start(setups.collect(), &telemetry));
-            while !models.iter().all(|model| model.is_ready()) {
+            while !models.current().values().all(|model| model.is_ready()) {
                 tokio::task::yield_now().await;
             }
             models
         });
-        let front = Front { models, max_request_bytes: MOST };
+        let front = Front { models, max_request_bytes: MOST, trust_tenant_header: true };
         Self { runtime, routes: front.routes(), front, stream }
     }
 }
