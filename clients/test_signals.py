@@ -175,3 +175,15 @@ def test_a_model_server_that_comes_back_is_used_again(start_batchwise, start_mod
     finally:
         first.process.signal(signal.SIGCONT)
     wait_until(lambda: healthy() == 2, "it is used again", 60)
+
+
+def test_calls_are_accepted_while_load_balancers_notice_the_stop(start_batchwise, start_model_server):
+    model_server = start_model_server(a="1ms", b="0ms", max_batch=8)
+    server = start_batchwise('[server]\nshutdown_delay = "2s"\n' + configuration(model_server))
+    with triton.InferenceServerClient(server.grpc) as client:
+        assert client.is_model_ready(MODEL)
+        server.process.signal(signal.SIGTERM)
+        wait_until(lambda: http_status(f"http://{server.admin}/readyz") != 200, "not ready any more")
+        for number in range(20):
+            assert call_grpc(client, number) == [2.0 * number + 1] * 4
+    assert server.process.wait(20) == 0

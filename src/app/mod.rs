@@ -13,4 +13,4 @@ mod serve;
 pub use instances::{SetupError, UnusableInstances, set_up};
 pub use reload::Origin;
 pub use run::run;
-pub use serve::{Running, StartError, start, start_from};
+pub use serve::{Running, Shutdown, StartError, start, start_from};

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::instances::{Places, set_up_all};
 use super::model_files::ModelFiles;
-use super::serve::LiveSite;
+use super::serve::{LiveSite, Shutdown};
 use crate::config::{ConfigText, Difference, Loaded, ModelPlan, Overrides, Plan};
 use crate::engine::{ModelSetup, Models};
 use crate::front::{ConfigStatus, ReloadError, ReloadRequest, Reloaded};
@@ -54,7 +54,7 @@ pub(super) struct Reloader {
     pub(super) metrics: ReloadMetrics,
     pub(super) requests: mpsc::Receiver<ReloadRequest>,
     pub(super) status: watch::Sender<ConfigStatus>,
-    pub(super) shutdown_grace: watch::Sender<Duration>,
+    pub(super) shutdown: watch::Sender<Shutdown>,
 }
 
 /// A new configuration with everything that may fail behind it.
@@ -154,7 +154,7 @@ impl Reloader {
         let changed = self.models.change(&removed, setups).await;
         let not_ready = changed.map_err(|_| ReloadError::ShuttingDown)?;
         let server = self.plan.server.taking_over(&loaded.plan.server);
-        self.shutdown_grace.send_replace(server.shutdown_grace);
+        self.shutdown.send_replace(Shutdown::of(&server));
         self.site.change(&self.models, &server);
         self.plan = Plan { server, models: loaded.plan.models };
         self.files = files;

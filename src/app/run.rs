@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cli::{Command, CommandLine, Exit, Format, ServeArguments};
 use super::reload::Origin;
+use super::serve::Shutdown;
 use super::{offline, serve};
 use crate::config;
 use crate::engine::Drained;
@@ -94,11 +95,19 @@ async fn serve_plan(origin: Origin, plan: &config::Plan) -> Exit {
         () = wait(&mut terminate, &mut interrupt) => {}
         () = reload_when_told => {}
     }
-    let grace = running.shutdown_grace();
-    tracing::info!(?grace, "draining: new calls are refused, accepted ones are answered");
+    let Shutdown { delay, grace } = running.shutdown();
     let models = std::sync::Arc::clone(&running.models);
+    models.announce_drain();
+    let end = async {
+        if !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more; calls are still accepted for a while");
+            tokio::time::sleep(delay).await;
+        }
+        tracing::info!(?grace, "draining: new calls are refused, accepted ones are answered");
+        running.drain(grace).await
+    };
     tokio::select! {
-        drained = running.drain(grace) => match drained {
+        drained = end => match drained {
             Drained::Clean => {
                 tracing::info!("drained: everything accepted was answered");
                 Exit::Done

@@ -51,6 +51,21 @@ pub enum StartError {
     Telemetry(#[from] metrics_exporter_prometheus::BuildError),
 }
 
+/// How a proxy ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long calls are accepted after health checks have turned to not ready.
+    pub delay: Duration,
+    /// How long a drain may take.
+    pub grace: Duration,
+}
+
+impl Shutdown {
+    pub(super) fn of(server: &ServerPlan) -> Self {
+        Self { delay: server.shutdown_delay, grace: server.shutdown_grace }
+    }
+}
+
 /// A proxy that runs. Dropping it ends everything at once; [`Running::drain`] is the polite way.
 #[derive(Debug)]
 pub struct Running {
@@ -64,7 +79,7 @@ pub struct Running {
     pub models: Arc<Models>,
     /// Asks for reloads.
     pub reloads: Reloads,
-    shutdown_grace: watch::Receiver<Duration>,
+    shutdown: watch::Receiver<Shutdown>,
     reloader: JoinSet<()>,
     telemetry: Telemetry,
     stop: CancellationToken,
@@ -136,7 +151,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
     let site = LiveSite::new(&models, &plan.server);
     let (status, seen_status) = watch::channel(origin.status());
     let (reloads, requests) = Reloads::new(seen_status);
-    let (grace, shutdown_grace) = watch::channel(plan.server.shutdown_grace);
+    let (told, shutdown) = watch::channel(Shutdown::of(&plan.server));
     let reloader = Reloader {
         origin,
         files,
@@ -146,7 +161,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         metrics: ReloadMetrics::new(&telemetry),
         requests,
         status,
-        shutdown_grace: grace,
+        shutdown: told,
     };
     let mut running = Running {
         http: http.1,
@@ -154,7 +169,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         admin: admin.1,
         models: Arc::clone(&models),
         reloads: reloads.clone(),
-        shutdown_grace,
+        shutdown,
         reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
         stop: CancellationToken::new(),
@@ -204,9 +219,9 @@ impl Running {
         self.reloads.reload().await
     }
 
-    /// How long a drain may take, as the configuration says now.
-    pub fn shutdown_grace(&self) -> Duration {
-        *self.shutdown_grace.borrow()
+    /// How to end, as the configuration says now.
+    pub fn shutdown(&self) -> Shutdown {
+        *self.shutdown.borrow()
     }
 
     /// Refuses new calls, answers what was accepted, closes the connections; all within `grace`.

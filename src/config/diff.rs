@@ -57,6 +57,7 @@ impl Difference {
             http,
             grpc,
             admin,
+            shutdown_delay,
             shutdown_grace,
             max_request_bytes,
             max_connections,
@@ -64,6 +65,7 @@ impl Difference {
             worker_threads,
         } = old;
         let applicable = [
+            ("server.shutdown_delay", *shutdown_delay != new.shutdown_delay),
             ("server.shutdown_grace", *shutdown_grace != new.shutdown_grace),
             ("server.max_request_bytes", *max_request_bytes != new.max_request_bytes),
             ("server.trust_tenant_header", *trust_tenant_header != new.trust_tenant_header),

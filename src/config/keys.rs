@@ -182,6 +182,12 @@ static SERVER: Table = Table {
             "Listens for metrics, health, status and control.",
         ),
         Key::new(
+            "shutdown_delay",
+            Kind::Duration(Duration::ZERO, DURATION_MAX),
+            "\"0s\"",
+            "How long new calls are still accepted once shutdown began and health checks say so.",
+        ),
+        Key::new(
             "shutdown_grace",
             Kind::Duration(Duration::ZERO, DURATION_MAX),
             "\"30s\"",

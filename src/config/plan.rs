@@ -28,6 +28,9 @@ pub struct ServerPlan {
     pub grpc: SocketAddr,
     /// Listens for metrics, health, status and control.
     pub admin: SocketAddr,
+    /// How long new calls are still accepted once shutdown began and health checks say so: as long as
+    /// load balancers take to notice.
+    pub shutdown_delay: Duration,
     /// How long accepted calls may take to finish once shutdown began.
     pub shutdown_grace: Duration,
     /// Bytes of the largest request body that is read.
@@ -47,6 +50,7 @@ impl Default for ServerPlan {
             http: loopback(8000),
             grpc: loopback(8001),
             admin: loopback(8002),
+            shutdown_delay: Duration::ZERO,
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 << 20,
             max_connections: 16_384,

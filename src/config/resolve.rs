@@ -46,6 +46,7 @@ fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan 
         http: written.http.or(default.http),
         grpc: written.grpc.or(default.grpc),
         admin: written.admin.or(default.admin),
+        shutdown_delay: written.shutdown_delay.or(default.shutdown_delay),
         shutdown_grace: written.shutdown_grace.or(default.shutdown_grace),
         max_request_bytes: written.max_request_bytes.or(default.max_request_bytes),
         max_connections: written.max_connections.or(default.max_connections),

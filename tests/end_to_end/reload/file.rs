@@ -144,7 +144,7 @@ async fn what_the_server_can_take_over_holds_at_once_and_the_rest_is_told() {
     let applied = json!(["server.shutdown_grace", "server.max_request_bytes"]);
     assert_eq!(reloaded["applied"], applied);
     assert_eq!(reloaded["needs_restart"], json!(["server.max_connections"]));
-    assert_eq!(site.proxy.shutdown_grace().as_secs(), 3);
+    assert_eq!(site.proxy.shutdown().grace.as_secs(), 3);
     let status = ask(&mut client, request(1, 1000, 0.0)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     ask(&mut client, request(1, 10, 0.0)).await.unwrap();
