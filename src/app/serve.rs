@@ -26,6 +26,8 @@ use crate::telemetry::{ReloadMetrics, Telemetry};
 
 /// How often histograms are moved into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long callers have to hear that their connection is to be closed.
+const HEARING_TIME: Duration = Duration::from_secs(1);
 /// Time kept back from the grace period for connections to flush what was answered.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -82,8 +84,12 @@ pub struct Running {
     shutdown: watch::Receiver<Shutdown>,
     reloader: JoinSet<()>,
     telemetry: Telemetry,
+    /// Ends the listeners for calls.
     stop: CancellationToken,
+    /// Ends the listener for operators, who want to see how a drain goes.
+    stop_admin: CancellationToken,
     listeners: JoinSet<()>,
+    admin_listener: JoinSet<()>,
     connection_tasks: TaskTracker,
     upkeep: JoinSet<()>,
 }
@@ -173,17 +179,20 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
         stop: CancellationToken::new(),
+        stop_admin: CancellationToken::new(),
         listeners: JoinSet::new(),
+        admin_listener: JoinSet::new(),
         connection_tasks: TaskTracker::new(),
         upkeep: JoinSet::new(),
     };
     let connections = Arc::new(Semaphore::new(plan.server.max_connections as usize));
-    let acceptor = || Acceptor {
+    let acceptor = |stop: &CancellationToken| Acceptor {
         connections: Arc::clone(&connections),
         tasks: running.connection_tasks.clone(),
-        stop: running.stop.clone(),
+        stop: stop.clone(),
     };
-    let (first, second, third) = (acceptor(), acceptor(), acceptor());
+    let (first, second) = (acceptor(&running.stop), acceptor(&running.stop));
+    let third = acceptor(&running.stop_admin);
     for (acceptor, (listener, _)) in [(first, http), (second, grpc)] {
         let site = site.clone();
         let service = move |request| site.clone().call(request);
@@ -194,7 +203,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         let pages = pages.clone();
         async move { into_response(pages.oneshot(request).await) }
     };
-    running.listeners.spawn(third.serve(admin.0, service));
+    running.admin_listener.spawn(third.serve(admin.0, service));
     running.upkeep.spawn(async move {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
@@ -224,16 +233,23 @@ impl Running {
         *self.shutdown.borrow()
     }
 
-    /// Refuses new calls, answers what was accepted, closes the connections; all within `grace`.
+    /// Takes no more connections, tells those that are open to go elsewhere, then refuses new calls,
+    /// answers what was accepted and closes; all within `grace`.
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
         // A reload that is under way changes nothing more.
         self.reloader.shutdown().await;
-        let drained = self.models.drain(calls_by).await;
+        self.models.announce_drain();
         self.stop.cancel();
+        // What a caller sent before it heard of it is a call like any other.
+        let heard = async { while self.listeners.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(HEARING_TIME.min(grace / 4), heard).await);
+        let drained = self.models.drain(calls_by).await;
+        self.stop_admin.cancel();
         let closed = async {
             while self.listeners.join_next().await.is_some() {}
+            while self.admin_listener.join_next().await.is_some() {}
             self.connection_tasks.close();
             self.connection_tasks.wait().await;
         };

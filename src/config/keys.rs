@@ -384,7 +384,7 @@ static BREAKER: Table = Table {
             "open_for",
             Kind::Duration(DURATION_MIN, DURATION_MAX),
             "\"250ms\"",
-            "How long it stays open the first time; doubled each time it opens again.",
+            "How long it stays open at least; a quarter of the time that the instance has been out, if longer.",
         ),
         Key::new(
             "max_open_for",

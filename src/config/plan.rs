@@ -238,7 +238,8 @@ pub struct BreakerPlan {
     pub failure_ratio: f64,
     /// Failed batches in a row that open it, whatever the ratio.
     pub consecutive_failures: u32,
-    /// How long it stays open the first time; it doubles each time it opens again.
+    /// How long it stays open at least; a quarter of the time that the instance has been out, where
+    /// that is longer.
     pub open_for: Duration,
     /// The longest that it stays open; at least `open_for`.
     pub max_open_for: Duration,

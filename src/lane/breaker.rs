@@ -8,7 +8,7 @@
 //! ```text
 //!            run or ratio of failures                 the time is up
 //!   Closed ---------------------------> Open ------------------------> HalfOpen
-//!     ^                                  ^  twice as long as before        |
+//!     ^                                  ^  a quarter of the time out      |
 //!     |                                  +---------------- failure --------+
 //!     +-------------- success: small batches first, doubling --------------+
 //! ```
@@ -19,6 +19,9 @@
 use super::{Instant, Span};
 
 const BUCKETS: usize = 10;
+/// What is out for a while stays out for longer by one in so many: whoever comes back waits no longer
+/// than a quarter of the time that it was gone, and who stays away is asked ever more rarely.
+const OUT_SHARE: u64 = 4;
 /// Batches of so many rows served after a probe mean that the instance is trusted again.
 const RAMPED: u32 = 1024;
 
@@ -33,7 +36,8 @@ pub struct BreakerPlan {
     pub failure_ratio: f64,
     /// The run of failures that trips.
     pub consecutive_failures: u32,
-    /// How long it stays open the first time; doubles with each failed probe.
+    /// How long it stays open at least; with each failed probe a quarter of the time that it has been
+    /// out, where that is longer.
     pub open_for: Span,
     /// How long it stays open at most.
     pub max_open_for: Span,
@@ -82,8 +86,8 @@ pub(super) struct Breaker {
     state: State,
     window: Window,
     run: u32,
-    /// Times opened since it was last closed for good.
-    openings: u32,
+    /// When it opened; until it is closed for good.
+    out_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +111,7 @@ impl Breaker {
             state: State::Closed { ramp: u32::MAX },
             window: Window::default(),
             run: 0,
-            openings: 0,
+            out_since: None,
         }
     }
 
@@ -119,9 +123,9 @@ impl Breaker {
         }
     }
 
-    /// How often it has opened since it was last closed for good.
-    pub(super) fn openings(&self) -> u32 {
-        self.openings
+    /// How long it has been since it opened and was not closed for good.
+    pub(super) fn out_for(&self, now: Instant) -> Span {
+        self.out_since.map_or(Span::ZERO, |since| now.since(since))
     }
 
     pub(super) fn admission(&self, now: Instant) -> Admission {
@@ -163,7 +167,7 @@ impl Breaker {
                     self.state = State::Closed { ramp: ramp * 2 };
                 } else {
                     self.state = State::Closed { ramp: u32::MAX };
-                    self.openings = 0;
+                    self.out_since = None;
                 }
             }
             // HalfOpen => Closed
@@ -220,9 +224,9 @@ impl Breaker {
     }
 
     fn open(&mut self, now: Instant) {
-        let doublings = self.openings.min(20);
-        let span = self.plan.open_for.times(1 << doublings).min(self.plan.max_open_for);
-        self.openings += 1;
+        let out_for = now.since(*self.out_since.get_or_insert(now));
+        let share = Span::from_nanos(out_for.as_nanos() / OUT_SHARE);
+        let span = share.max(self.plan.open_for).min(self.plan.max_open_for);
         self.state = State::Open { until: now + span };
     }
 }
@@ -315,11 +319,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_probe_opens_for_twice_as_long() {
+    fn the_longer_it_is_out_the_more_rarely_it_is_probed() {
         let mut breaker = opened();
-        breaker.sent(at(250));
-        assert!(breaker.failed(at(300), true));
-        assert_eq!(breaker.admission(at(799)), Admission::Nothing(at(800)));
+        let (mut now, mut probes) = (at(0), 0);
+        while now < at(60_000) {
+            let Admission::Nothing(until) = breaker.admission(now) else {
+                assert!(breaker.sent(now));
+                assert!(breaker.failed(now, true));
+                probes += 1;
+                continue;
+            };
+            let out_for = until.since(at(0)).as_nanos();
+            assert!(until.since(now) <= BreakerPlan::default().max_open_for);
+            assert!(until.since(now).as_nanos() <= (out_for / 4).max(250_000_000));
+            now = until;
+        }
+        assert!((20..40).contains(&probes), "{probes} probes in a minute");
     }
 
     #[test]

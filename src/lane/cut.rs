@@ -98,9 +98,12 @@ impl<P: Payload> Lane<P> {
     }
 
     fn cut_trial(&mut self, now: Instant) -> bool {
-        // One at a time: each may cost an instance.
-        let no_suspects = self.flights.values().any(|flight| flight.suspect);
-        while let Some(mut trial) = self.trials.pop(no_suspects) {
+        // One at a time, and by itself: each may cost an instance, and who is there with it.
+        let suspect_aloft = self.flights.values().any(|flight| flight.suspect);
+        if !suspect_aloft && !self.trials.has_suspects() {
+            self.fleet.release();
+        }
+        while let Some(mut trial) = self.trials.pop(suspect_aloft) {
             trial.members = self.still_due(now, trial.members);
             if trial.members.is_empty() {
                 let verdict = self.trials.given_up(trial.case, false);
@@ -108,7 +111,12 @@ impl<P: Payload> Lane<P> {
                 continue;
             }
             let avoid = trial.members.first().and_then(|member| member.avoid);
-            let Some((instance, _)) = self.fleet.choose(now, Track::Batch, avoid) else {
+            let instance = if trial.is_suspect() {
+                self.fleet.reserve(now, avoid)
+            } else {
+                self.fleet.choose(now, Track::Batch, avoid).map(|(instance, _)| instance)
+            };
+            let Some(instance) = instance else {
                 self.trials.put_back(trial);
                 return false;
             };

@@ -61,6 +61,8 @@ struct Member {
     drained: bool,
     /// Batches that were called back and are not answered yet.
     stalled: u32,
+    /// Whether it is kept for calls that were lost with an instance, and gets nothing else.
+    reserved: bool,
     paused_until: Instant,
     pauses: u32,
     last_sent: u64,
@@ -99,6 +101,7 @@ impl Fleet {
             rows: 0,
             drained: false,
             stalled: 0,
+            reserved: false,
             paused_until: Instant::default(),
             pauses: 0,
             last_sent: 0,
@@ -140,6 +143,38 @@ impl Fleet {
                 (member.batches + member.streams, member.rows, member.last_sent)
             })
             .map(|(member, id)| (id, member.breaker.admission(now)))
+    }
+
+    /// An instance that does nothing else, for calls that may be the end of it: it is kept free of others
+    /// until [`Fleet::release`]. Not `avoid` where there is another instance. `None` while it is not
+    /// idle yet, or none is usable.
+    pub(super) fn reserve(
+        &mut self,
+        now: Instant,
+        avoid: Option<InstanceId>,
+    ) -> Option<InstanceId> {
+        let reserved = self.members.iter().position(|member| member.reserved);
+        self.release();
+        let shunned = avoid.filter(|&avoid| self.has_other(now, avoid));
+        let open = |member: &Member| matches!(member.breaker.admission(now), Admission::Batches(_));
+        let best = self
+            .members
+            .iter()
+            .zip((0..).map(InstanceId))
+            .filter(|&(member, id)| Some(id) != shunned && member.is_usable(now))
+            .min_by_key(|&(member, id)| {
+                let kept = reserved == Some(id.0 as usize);
+                (!open(member), !kept, member.batches, member.last_sent)
+            });
+        let id = best.map(|(_, id)| id)?;
+        let member = self.member(id)?;
+        member.reserved = true;
+        (member.batches == 0).then_some(id)
+    }
+
+    /// No instance is kept for anything any more.
+    pub(super) fn release(&mut self) {
+        self.members.iter_mut().for_each(|member| member.reserved = false);
     }
 
     /// A usable instance whose breaker wants a probe; not `avoid` where there is another instance.
@@ -365,7 +400,7 @@ impl Fleet {
             match member.breaker.admission(now) {
                 Admission::Nothing(until) => {
                     let wait = until.since(now);
-                    if wait <= BEARABLE && member.breaker.openings() <= 2 {
+                    if wait <= BEARABLE && member.breaker.out_for(now) <= BEARABLE {
                         return Prospect::Some;
                     }
                     soonest = soonest.min(wait);
@@ -399,6 +434,7 @@ impl Member {
         self.health == Health::Up
             && !self.drained
             && self.stalled == 0
+            && !self.reserved
             && self.paused_until <= now
             && !matches!(self.breaker.admission(now), Admission::Nothing(_))
     }

@@ -178,36 +178,47 @@ impl<P: Payload> Lane<P> {
         blame: Blame,
     ) {
         let affordable = self.budget.take();
+        let mut again = Vec::new();
         for mut member in members {
             member.attempts = member.attempts.saturating_add(1);
             member.avoid = Some(flight.instance);
             if affordable && member.attempts < self.plan.attempts {
                 self.notice(Notice::Retried(blame));
-                self.enqueue(member);
+                again.push(member);
             } else {
                 self.refuse(member, RefuseReason::Spent);
             }
         }
-        if let Some(case) = flight.case {
-            let verdict = self.trials.given_up(case, true);
-            self.judge(now, verdict);
-        }
+        self.go_back(now, flight, again);
     }
 
     /// The instance is busy: its calls go back to where they stood.
     fn wait_out(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {
+        let mut again = Vec::new();
         for mut member in members {
             member.bounces = member.bounces.saturating_add(1);
             if member.bounces < MAX_BOUNCES {
                 self.notice(Notice::Retried(blame));
-                self.enqueue(member);
+                again.push(member);
             } else {
                 self.refuse(member, RefuseReason::Spent);
             }
         }
-        if let Some(case) = flight.case {
-            let verdict = self.trials.given_up(case, true);
-            self.judge(now, verdict);
+        self.go_back(now, flight, again);
+    }
+
+    /// Calls of a batch that was not even tried stand where they stood; but those that may have cost
+    /// an instance do not mix with others.
+    fn go_back(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>) {
+        match flight.case {
+            Some(case) if flight.suspect && !members.is_empty() => self.trials.again(case, members),
+            case => {
+                members.into_iter().for_each(|member| self.enqueue(member));
+                if let Some(case) = case {
+                    let verdict = self.trials.given_up(case, true);
+                    self.judge(now, verdict);
+                }
+            }
         }
     }
 

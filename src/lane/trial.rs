@@ -25,6 +25,13 @@ pub(super) struct Trial<P> {
     pub(super) case: CaseId,
 }
 
+impl<P> Trial<P> {
+    /// Whether any of its calls was lost with an instance before.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.members.iter().any(|member| member.losses > 0)
+    }
+}
+
 /// The parts of failed batches that wait for their runs, and what is known of each failure.
 #[derive(Debug)]
 pub(super) struct Trials<P> {
@@ -71,9 +78,13 @@ impl<P> Trials<P> {
     /// The next part to be run; `no_suspects` while calls that were lost with an instance before are
     /// on their way, for these go one part at a time.
     pub(super) fn pop(&mut self, no_suspects: bool) -> Option<Trial<P>> {
-        let is_suspect = |trial: &Trial<P>| trial.members.iter().any(|member| member.losses > 0);
-        let next = self.waiting.iter().position(|trial| !(no_suspects && is_suspect(trial)))?;
+        let next = self.waiting.iter().position(|trial| !(no_suspects && trial.is_suspect()))?;
         self.waiting.remove(next)
+    }
+
+    /// Whether calls wait that were lost with an instance before.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.waiting.iter().any(Trial::is_suspect)
     }
 
     pub(super) fn put_back(&mut self, trial: Trial<P>) {
