@@ -155,7 +155,7 @@ impl Reloader {
         let not_ready = changed.map_err(|_| ReloadError::ShuttingDown)?;
         let server = self.plan.server.taking_over(&loaded.plan.server);
         self.shutdown.send_replace(Shutdown::of(&server));
-        self.site.change(&self.models, &server);
+        self.site.change(&server);
         self.plan = Plan { server, models: loaded.plan.models };
         self.files = files;
         Ok(Reloaded {

@@ -104,13 +104,14 @@ struct Site {
 }
 
 impl LiveSite {
-    fn new(models: &Arc<Models>, server: &ServerPlan) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Site::new(models, server))))
+    fn new(front: Front) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Site::new(front))))
     }
 
     /// From now on calls are read as `server` says; those that are being read go on.
-    pub(super) fn change(&self, models: &Arc<Models>, server: &ServerPlan) {
-        self.0.store(Arc::new(Site::new(models, server)));
+    pub(super) fn change(&self, server: &ServerPlan) {
+        let front = self.0.load().front.bounded_by(server);
+        self.0.store(Arc::new(Site::new(front)));
     }
 
     async fn call(self, request: Request<Incoming>) -> Response<Body> {
@@ -123,12 +124,7 @@ impl LiveSite {
 }
 
 impl Site {
-    fn new(models: &Arc<Models>, server: &ServerPlan) -> Self {
-        let front = Front {
-            models: Arc::clone(models),
-            max_request_bytes: usize::try_from(server.max_request_bytes).unwrap_or(usize::MAX),
-            trust_tenant_header: server.trust_tenant_header,
-        };
+    fn new(front: Front) -> Self {
         Self { routes: front.routes(), front }
     }
 }
@@ -154,7 +150,8 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
     let grpc = listen(plan.server.grpc, "gRPC").await?;
     let admin = listen(plan.server.admin, "admin").await?;
     let models = Arc::new(Models::start(setups, &telemetry));
-    let site = LiveSite::new(&models, &plan.server);
+    let front = Front::new(Arc::clone(&models), &plan.server, &telemetry);
+    let site = LiveSite::new(front);
     let (status, seen_status) = watch::channel(origin.status());
     let (reloads, requests) = Reloads::new(seen_status);
     let (told, shutdown) = watch::channel(Shutdown::of(&plan.server));

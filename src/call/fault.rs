@@ -21,6 +21,8 @@ pub enum FaultKind {
     Unimplemented,
     /// The request is larger than the configured bound.
     TooLarge,
+    /// As many bytes of requests are in memory as may be.
+    BuffersFull,
     /// The queue is full.
     QueueFull,
     /// The call gave way to a more urgent one.

@@ -61,6 +61,9 @@ impl Difference {
             shutdown_grace,
             max_request_bytes,
             max_connections,
+            max_buffered_bytes,
+            read_timeout,
+            write_timeout,
             trust_tenant_header,
             worker_threads,
         } = old;
@@ -68,6 +71,7 @@ impl Difference {
             ("server.shutdown_delay", *shutdown_delay != new.shutdown_delay),
             ("server.shutdown_grace", *shutdown_grace != new.shutdown_grace),
             ("server.max_request_bytes", *max_request_bytes != new.max_request_bytes),
+            ("server.max_buffered_bytes", *max_buffered_bytes != new.max_buffered_bytes),
             ("server.trust_tenant_header", *trust_tenant_header != new.trust_tenant_header),
         ];
         let needs_restart = [
@@ -75,6 +79,8 @@ impl Difference {
             ("server.grpc", *grpc != new.grpc),
             ("server.admin", *admin != new.admin),
             ("server.max_connections", *max_connections != new.max_connections),
+            ("server.read_timeout", *read_timeout != new.read_timeout),
+            ("server.write_timeout", *write_timeout != new.write_timeout),
             ("server.worker_threads", *worker_threads != new.worker_threads),
         ];
         let differing = |keys: &[(&'static str, bool)]| {
@@ -94,6 +100,8 @@ impl ServerPlan {
             grpc: self.grpc,
             admin: self.admin,
             max_connections: self.max_connections,
+            read_timeout: self.read_timeout,
+            write_timeout: self.write_timeout,
             worker_threads: self.worker_threads,
             ..new.clone()
         }

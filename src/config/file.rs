@@ -26,6 +26,9 @@ pub(super) struct ServerWritten {
     pub(super) shutdown_grace: Written<Duration>,
     pub(super) max_request_bytes: Written<u64>,
     pub(super) max_connections: Written<u32>,
+    pub(super) max_buffered_bytes: Written<u64>,
+    pub(super) read_timeout: Written<Duration>,
+    pub(super) write_timeout: Written<Duration>,
     pub(super) trust_tenant_header: Written<bool>,
     pub(super) worker_threads: Written<AutoOr<u32>>,
 }
@@ -111,6 +114,9 @@ fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
         shutdown_grace: table.duration("shutdown_grace"),
         max_request_bytes: table.size("max_request_bytes"),
         max_connections: table.integer("max_connections"),
+        max_buffered_bytes: table.size("max_buffered_bytes"),
+        read_timeout: table.duration("read_timeout"),
+        write_timeout: table.duration("write_timeout"),
         trust_tenant_header: table.boolean("trust_tenant_header"),
         worker_threads: table.integer_or_auto("worker_threads"),
     }

@@ -206,6 +206,24 @@ static SERVER: Table = Table {
             "Connections open at once, over all listeners.",
         ),
         Key::new(
+            "max_buffered_bytes",
+            Kind::Size(1, 1 << 40),
+            "\"1GiB\"",
+            "Bytes of requests in memory at once, from their reading to their answer; beyond it calls are refused unread.",
+        ),
+        Key::new(
+            "read_timeout",
+            Kind::Duration(DURATION_MIN, DURATION_MAX),
+            "\"30s\"",
+            "How long a caller may send nothing in the middle of a request.",
+        ),
+        Key::new(
+            "write_timeout",
+            Kind::Duration(DURATION_MIN, DURATION_MAX),
+            "\"30s\"",
+            "How long a caller may take nothing of an answer that is there.",
+        ),
+        Key::new(
             "trust_tenant_header",
             Kind::Boolean,
             "false",

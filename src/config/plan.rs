@@ -37,6 +37,12 @@ pub struct ServerPlan {
     pub max_request_bytes: u64,
     /// Connections open at once, over all listeners.
     pub max_connections: u32,
+    /// Bytes of requests in memory at once; at least `max_request_bytes`.
+    pub max_buffered_bytes: u64,
+    /// How long a caller may send nothing in the middle of a request.
+    pub read_timeout: Duration,
+    /// How long a caller may take nothing of an answer that is there.
+    pub write_timeout: Duration,
     /// Whether header `x-tenant-id` says who a call is from.
     pub trust_tenant_header: bool,
     /// Threads that serve calls; `None`: one less than the processors, at least 1.
@@ -54,6 +60,9 @@ impl Default for ServerPlan {
             shutdown_grace: Duration::from_secs(30),
             max_request_bytes: 64 << 20,
             max_connections: 16_384,
+            max_buffered_bytes: 1 << 30,
+            read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             trust_tenant_header: false,
             worker_threads: None,
         }

@@ -11,7 +11,7 @@ use super::explain::{Problem, quote};
 use super::file::{BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten};
 use super::instances::resolve_instances;
 use super::plan::{BreakerPlan, HealthPlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan};
-use super::units::format_duration;
+use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};
 
 /// The most models in one file.
@@ -42,17 +42,36 @@ pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -
 
 fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan {
     let default = ServerPlan::default();
+    let max_request_bytes = written.max_request_bytes.or(default.max_request_bytes);
     let plan = ServerPlan {
         http: written.http.or(default.http),
         grpc: written.grpc.or(default.grpc),
         admin: written.admin.or(default.admin),
         shutdown_delay: written.shutdown_delay.or(default.shutdown_delay),
         shutdown_grace: written.shutdown_grace.or(default.shutdown_grace),
-        max_request_bytes: written.max_request_bytes.or(default.max_request_bytes),
+        max_request_bytes,
         max_connections: written.max_connections.or(default.max_connections),
+        max_buffered_bytes: written
+            .max_buffered_bytes
+            .or(default.max_buffered_bytes.max(max_request_bytes)),
+        read_timeout: written.read_timeout.or(default.read_timeout),
+        write_timeout: written.write_timeout.or(default.write_timeout),
         trust_tenant_header: written.trust_tenant_header.or(default.trust_tenant_header),
         worker_threads: auto_is_none(&written.worker_threads),
     };
+    if let Written::Given(buffered, line) = written.max_buffered_bytes
+        && buffered < max_request_bytes
+        && !written.max_request_bytes.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "max_buffered_bytes",
+            place: "in [server]",
+            found: quote(&format_size(buffered)),
+            conflict: format!("below `max_request_bytes` ({})", format_size(max_request_bytes)),
+            expected: "the largest request could never be read; raise it".into(),
+        };
+        reading.report(Some(line), problem);
+    }
     let lines = [written.http.line(), written.grpc.line(), written.admin.line()];
     if ![&written.http, &written.grpc, &written.admin].iter().any(|it| it.is_malformed()) {
         for (index, problem) in listener_conflicts(&plan) {

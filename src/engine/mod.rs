@@ -8,6 +8,7 @@
 mod alarm;
 mod change;
 mod clock;
+mod door;
 mod guard;
 mod model;
 mod registry;
@@ -20,6 +21,7 @@ mod stream;
 mod watch;
 
 pub use change::ShuttingDown;
+pub use door::draining;
 pub use model::{Model, WorkKind};
 pub use registry::{ByName, Drained, ModelSetup, Models};
 pub use statistics::{BatchStatistics, Counted, ModelStatistics};

@@ -11,6 +11,7 @@ use async_channel::Sender;
 use tokio::sync::{Notify, oneshot};
 
 use super::clock::Clock;
+use super::door::Door;
 use super::guard::LeaveGuard;
 use super::run::{Message, with_statistics};
 use super::shape::{Outline, outline};
@@ -51,6 +52,7 @@ pub struct Model {
     pub(super) plan: ModelPlan,
     pub(super) kind: WorkKind,
     pub(super) inbox: Sender<Message>,
+    pub(super) door: Arc<Door>,
     pub(super) clock: Clock,
     pub(super) next_id: AtomicU64,
     pub(super) metrics: Arc<ModelMetrics>,
@@ -196,6 +198,25 @@ impl Model {
         }
     }
 
+    /// Whether a call would be taken in now, as far as that is known without it: `priority` is the
+    /// most urgent that it may turn out to have, `None` for the default.
+    ///
+    /// # Errors
+    /// When it would be refused whatever it asks for.
+    pub fn admits(&self, priority: Option<u8>) -> Result<(), Fault> {
+        let priority = priority.unwrap_or(self.plan.default_priority);
+        let Some(fault) = self.door.refusal(&self.plan.name, priority) else { return Ok(()) };
+        if fault.kind == FaultKind::QueueFull {
+            self.metrics.shed(priority, "queue_full");
+        }
+        Err(fault)
+    }
+
+    /// Counts a call that ended before it could be made: refused at the door, or its caller went.
+    pub fn count_uncalled(&self, via: Via, outcome: &'static str, took: Duration) {
+        self.metrics.answered(via, self.plan.default_priority, outcome, took);
+    }
+
     /// The lane at this moment; `None` once the engine has ended.
     pub(super) async fn snapshot(&self) -> Option<Snapshot> {
         let (reply, receiver) = oneshot::channel();
@@ -285,7 +306,8 @@ impl Account<'_> {
             FaultKind::Upstream | FaultKind::Internal | FaultKind::Overloaded => {
                 tracing::warn!(model, request_id, reason, %fault, "a call failed");
             }
-            FaultKind::QueueFull
+            FaultKind::BuffersFull
+            | FaultKind::QueueFull
             | FaultKind::Shed
             | FaultKind::NoInstance
             | FaultKind::Deadline

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::alarm::Alarm;
 use super::clock::Clock;
+use super::door::Door;
 use super::model::Model;
 use super::run::{DrainRate, Engine, Message};
 use super::status::ModelStatus;
@@ -55,6 +56,7 @@ pub struct Models {
     clock: Clock,
     tasks: TaskTracker,
     draining: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// An engine that may still run. It ends when all others have let go of its inbox.
@@ -86,6 +88,7 @@ impl Models {
             clock: Clock::start(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         };
         let by_name = setups.into_iter().map(|setup| {
             let model = models.start_model(setup, None);
@@ -108,6 +111,11 @@ impl Models {
     /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether new calls are refused.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Whether any model has a usable instance.
@@ -134,6 +142,7 @@ impl Models {
     /// than until `by`.
     pub async fn drain(&self, by: Instant) -> Drained {
         self.announce_drain();
+        self.closed.store(true, Ordering::Relaxed);
         let mut waiters = Vec::new();
         for inbox in self.inboxes() {
             let (reply, idle) = oneshot::channel();
@@ -197,6 +206,7 @@ impl Models {
         let model: Arc<str> = plan.name.as_str().into();
         let named: Vec<(Arc<str>, Arc<dyn Instance>)> =
             states.iter().map(|state| Arc::clone(&state.name)).zip(instances).collect();
+        let door = Arc::new(Door::default());
         let engine = Engine {
             model: Arc::clone(&model),
             lane,
@@ -211,6 +221,7 @@ impl Models {
             calculations: JoinSet::new(),
             slots: BTreeMap::new(),
             idle_waiters: Vec::new(),
+            door: Arc::clone(&door),
             drain_rate: DrainRate::default(),
         };
         let description = Arc::new(ArcSwap::from_pointee(Description::default()));
@@ -237,6 +248,7 @@ impl Models {
             kind: Model::kind_of(&plan),
             plan,
             inbox: sender,
+            door,
             clock,
             next_id: AtomicU64::new(0),
             metrics,

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::alarm::Alarm;
 use super::clock::Clock;
+use super::door::{Door, draining, no_instance, queue_full};
 use super::slot::{self, Landing, SlotContext};
 use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
@@ -79,6 +80,7 @@ pub(super) struct Engine {
     pub(super) calculations: JoinSet<Calculated>,
     pub(super) slots: BTreeMap<SlotId, Controls>,
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
+    pub(super) door: Arc<Door>,
     /// How fast the queue drains, for `retry-after`.
     pub(super) drain_rate: DrainRate,
 }
@@ -191,6 +193,8 @@ impl Engine {
             }
         }
         self.metrics.set_queue_depth(self.lane.waiting_by_priority());
+        let advice = || self.drain_rate.advice(self.lane.waiting_rows());
+        self.door.set(self.lane.turns_away(now), advice);
         if !self.idle_waiters.is_empty() && self.lane.is_idle() {
             // Who waits no longer need not hear of it.
             self.idle_waiters.drain(..).for_each(|waiter| {
@@ -253,8 +257,7 @@ impl Engine {
         let fault = match reason {
             RefuseReason::QueueFull => {
                 self.metrics.shed(ticket.priority, "queue_full");
-                let message = format!("the queue of model '{}' is full", self.model);
-                Fault::new(FaultKind::QueueFull, message).with_retry_after(advice())
+                queue_full(&self.model, advice())
             }
             RefuseReason::Shed => {
                 self.metrics.shed(ticket.priority, "shed");
@@ -267,14 +270,8 @@ impl Engine {
             RefuseReason::Deadline => {
                 Fault::deadline(Duration::from(self.clock.now().since(ticket.arrived)))
             }
-            RefuseReason::Draining => {
-                Fault::new(FaultKind::Draining, "the server is shutting down")
-                    .with_retry_after(Duration::from_secs(1))
-            }
-            RefuseReason::NoInstance(after) => {
-                let message = format!("no instance of model '{}' is usable", self.model);
-                Fault::new(FaultKind::NoInstance, message).with_retry_after(after.into())
-            }
+            RefuseReason::Draining => draining(),
+            RefuseReason::NoInstance(after) => no_instance(&self.model, after.into()),
             RefuseReason::Spent => call.last_fault.clone().unwrap_or_else(|| {
                 Fault::new(FaultKind::Upstream, "the instances failed, and the retries are spent")
             }),

@@ -11,9 +11,12 @@ pub mod grpc;
 pub mod http;
 mod reload;
 mod request_id;
+mod retry;
 mod server_timing;
 mod state;
 mod tenant;
+mod timeout_header;
+mod visit;
 
 pub use accept::Acceptor;
 pub use reload::{ConfigStatus, ReloadError, ReloadRequest, Reloaded, Reloads};

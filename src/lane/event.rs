@@ -253,6 +253,15 @@ pub enum RefuseReason {
     Spent,
 }
 
+/// Calls that a lane refuses at this moment, whatever they ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Of this priority, and of all that are less urgent.
+    pub from_priority: u8,
+    /// Why.
+    pub reason: RefuseReason,
+}
+
 /// Something that an operator wants to know.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Notice {

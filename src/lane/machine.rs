@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::budget::Budget;
 use super::event::{
     Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
-    Unshared,
+    TurnedAway, Unshared,
 };
 use super::fleet::{Fleet, Health, Prospect};
 use super::offenders::{Offender, Offenders};
@@ -270,6 +270,26 @@ impl<P: Payload> Lane<P> {
         self.waiting.rows == 0
             || self.waiting.rows + u64::from(ticket.rows) <= self.plan.max_queue_rows
                 && self.waiting.bytes + ticket.bytes <= self.plan.max_queue_bytes
+    }
+
+    /// The calls that [`Event::Arrive`] would only refuse at `now`.
+    pub fn turns_away(&self, now: Instant) -> Option<TurnedAway> {
+        let everybody = |reason| Some(TurnedAway { from_priority: 1, reason });
+        if self.draining {
+            return everybody(RefuseReason::Draining);
+        }
+        if let Prospect::None(retry_after) = self.fleet.prospect(now) {
+            return everybody(RefuseReason::NoInstance(retry_after));
+        }
+        let full = self.waiting.rows > 0
+            && (self.waiting.rows >= self.plan.max_queue_rows
+                || self.waiting.bytes >= self.plan.max_queue_bytes);
+        if !full {
+            return None;
+        }
+        let queue = if self.batches.is_empty() { &self.streams } else { &self.batches };
+        let from_priority = queue.last().map_or(1, |last| last.ticket.priority);
+        Some(TurnedAway { from_priority, reason: RefuseReason::QueueFull })
     }
 
     pub(super) fn enqueue(&mut self, member: Member<P>) {

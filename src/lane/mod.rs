@@ -34,7 +34,7 @@ mod width;
 pub use breaker::{Admission, BreakerPlan, BreakerState};
 pub use event::{
     Batch, Blame, Cause, Effect, Event, InstanceChange, LanePlan, Notice, Objective, Outcome,
-    RefuseReason, SlotId, Snapshot, Unshared,
+    RefuseReason, SlotId, Snapshot, TurnedAway, Unshared,
 };
 pub use fleet::{Health, InstanceView};
 pub use limit::LARGEST_BATCH;

@@ -9,9 +9,11 @@ mod model;
 mod owned;
 mod reload;
 mod shown;
+mod stray;
 
 pub use log::{LogFormat, init as init_log};
 pub use metric::{Metric, Telemetry};
 pub use model::{InstanceMetrics, ModelMetrics, OUTCOMES, Via};
 pub use owned::{OwnedGauge, SharedGauge};
 pub use reload::ReloadMetrics;
+pub use stray::StrayMetrics;

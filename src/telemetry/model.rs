@@ -23,7 +23,7 @@ pub enum Via {
 }
 
 impl Via {
-    const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 4;
 
     /// Its label.
     pub const fn label(self) -> &'static str {
@@ -37,7 +37,7 @@ impl Via {
 }
 
 /// What may become of a call: `ok`, `cancelled`, or the reason of its fault.
-pub const OUTCOMES: [&str; 17] = [
+pub const OUTCOMES: [&str; 18] = [
     "ok",
     "cancelled",
     "invalid_request",
@@ -46,6 +46,7 @@ pub const OUTCOMES: [&str; 17] = [
     "method_not_allowed",
     "unsupported",
     "too_large",
+    "buffers_full",
     "queue_full",
     "shed",
     "draining",
@@ -56,6 +57,11 @@ pub const OUTCOMES: [&str; 17] = [
     "deadline",
     "internal",
 ];
+
+/// Where an outcome stands among them.
+pub(super) fn outcome_index(outcome: &'static str) -> usize {
+    OUTCOMES.iter().position(|&known| known == outcome).unwrap_or(0)
+}
 
 /// Why a batch may have been cut.
 const CAUSES: [&str; 15] = [
@@ -151,8 +157,7 @@ impl ModelMetrics {
     /// A call was answered, or given up.
     pub fn answered(&self, via: Via, priority: u8, outcome: &'static str, took: Duration) {
         let level = self.level(priority);
-        let outcome_index = OUTCOMES.iter().position(|&known| known == outcome).unwrap_or(0);
-        let index = (via as usize * self.levels + level) * OUTCOMES.len() + outcome_index;
+        let index = (via as usize * self.levels + level) * OUTCOMES.len() + outcome_index(outcome);
         if let Some(cell) = self.requests.get(index) {
             cell.get_or_init(|| {
                 let labels = vec![

@@ -4,6 +4,7 @@ pub mod body;
 mod declared;
 mod fields;
 pub mod frame;
+pub mod intake;
 pub mod json;
 pub mod openai;
 pub mod parameters;

@@ -1,9 +1,14 @@
 //! What a fault is called on each wire: the one table.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use tonic::Code;
 
 use crate::call::{Fault, FaultKind};
+
+/// When to come back where nobody knows.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a kind of fault is called on each wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,18 +87,21 @@ pub fn of_kind(kind: FaultKind) -> Status {
             "too_large",
             false,
         ),
-        FaultKind::QueueFull | FaultKind::Shed | FaultKind::Overloaded => status(
-            H::SERVICE_UNAVAILABLE,
-            Code::Unavailable,
-            server,
-            Some("overloaded"),
-            match kind {
-                FaultKind::Shed => "shed",
-                FaultKind::Overloaded => "upstream_overloaded",
-                _ => "queue_full",
-            },
-            true,
-        ),
+        FaultKind::BuffersFull | FaultKind::QueueFull | FaultKind::Shed | FaultKind::Overloaded => {
+            status(
+                H::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                server,
+                Some("overloaded"),
+                match kind {
+                    FaultKind::BuffersFull => "buffers_full",
+                    FaultKind::Shed => "shed",
+                    FaultKind::Overloaded => "upstream_overloaded",
+                    _ => "queue_full",
+                },
+                true,
+            )
+        }
         FaultKind::Draining => status(
             H::SERVICE_UNAVAILABLE,
             Code::Unavailable,
@@ -162,9 +170,33 @@ pub fn grpc_code(fault: &Fault) -> Code {
     }
 }
 
-/// The seconds of a `retry-after` header: whole, at least 1, at most 60.
-pub fn retry_after_seconds(fault: &Fault) -> Option<u64> {
-    fault.retry_after.map(|after| after.as_millis().div_ceil(1000).clamp(1, 60) as u64)
+/// When to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAdvice {
+    /// Whole, at least 1, at most 60.
+    pub seconds: u64,
+    /// At most 60,000.
+    pub millis: u64,
+}
+
+/// When to come back, for every fault that says that there is too much to do (429 and 503 over
+/// HTTP), whether or not it is known when there will be less.
+pub fn retry_advice(fault: &Fault) -> Option<RetryAdvice> {
+    if !is_overload(fault) {
+        return None;
+    }
+    let after = fault.retry_after.unwrap_or(RETRY_AFTER).as_millis();
+    let millis = u64::try_from(after).unwrap_or(u64::MAX).min(60_000);
+    Some(RetryAdvice { seconds: millis.div_ceil(1000).max(1), millis })
+}
+
+/// Whether sending the same request again can help.
+pub fn retry_helps(fault: &Fault) -> bool {
+    of_kind(fault.kind).retry_helps || is_overload(fault)
+}
+
+fn is_overload(fault: &Fault) -> bool {
+    matches!(http_status(fault), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// Triton's mapping, which its clients know.
@@ -194,8 +226,6 @@ fn grpc_of_http(status: StatusCode) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::call::Refusal;
 
@@ -218,14 +248,26 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_whole_seconds_within_bounds() {
-        let after = |millis| {
-            let fault = Fault::new(FaultKind::QueueFull, "full");
-            retry_after_seconds(&fault.with_retry_after(Duration::from_millis(millis)))
+    fn overload_says_when_to_come_back_within_bounds() {
+        let advice = |kind, after: Option<u64>| {
+            let mut fault = Fault::new(kind, "why");
+            fault.retry_after = after.map(Duration::from_millis);
+            retry_advice(&fault).map(|RetryAdvice { seconds, millis }| (seconds, millis))
         };
-        assert_eq!(
-            (after(0), after(1), after(1001), after(90_000)),
-            (Some(1), Some(1), Some(2), Some(60))
-        );
+        let full = |after| advice(FaultKind::QueueFull, Some(after));
+        assert_eq!(full(0), Some((1, 0)));
+        assert_eq!(full(1), Some((1, 1)));
+        assert_eq!(full(1001), Some((2, 1001)));
+        assert_eq!(full(90_000), Some((60, 60_000)));
+        assert_eq!(advice(FaultKind::NoInstance, None), Some((1, 1000)));
+        assert_eq!(advice(FaultKind::Deadline, Some(5)), None);
+        let own = Refusal { http: Some(StatusCode::TOO_MANY_REQUESTS), ..no_refusal() };
+        let refused = Fault::new(FaultKind::Refused, "no").with_refusal(own);
+        assert!(retry_advice(&refused).is_some() && retry_helps(&refused));
+        assert!(!retry_helps(&Fault::new(FaultKind::Refused, "no")));
+    }
+
+    fn no_refusal() -> Refusal {
+        Refusal { http: None, grpc: None, body: None, content_type: None }
     }
 }

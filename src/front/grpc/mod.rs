@@ -15,12 +15,13 @@ use axum::body::Body;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use prost::Message;
+use tokio::time::Instant;
 
-use super::Front;
+use super::{Front, retry};
 use crate::call::{Fault, FaultKind};
 use crate::tensor::Rope;
-use crate::wire::frame::{read_unary, status_response, unary_response};
-use crate::wire::status;
+use crate::wire::frame::{read_request, status_response, unary_response};
+use crate::wire::status::{self, RetryAdvice};
 
 /// The path before the name of each call.
 pub const SERVICE_PATH: &str = "/inference.GRPCInferenceService/";
@@ -39,33 +40,37 @@ where
     match method {
         "ModelInfer" => infer::serve(front, &parts.headers, body).await,
         "ModelStreamInfer" => stream::serve(front, &parts.headers, body),
-        "ServerLive" => unary(&parts.headers, body, describe::server_live).await,
+        "ServerLive" => unary(front, &parts.headers, body, describe::server_live).await,
         "ServerReady" => {
-            unary(&parts.headers, body, |m| Ok(describe::server_ready(front, m))).await
+            unary(front, &parts.headers, body, |m| Ok(describe::server_ready(front, m))).await
         }
-        "ModelReady" => unary(&parts.headers, body, |m| Ok(describe::model_ready(front, &m))).await,
-        "ServerMetadata" => unary(&parts.headers, body, describe::server_metadata).await,
+        "ModelReady" => {
+            unary(front, &parts.headers, body, |m| Ok(describe::model_ready(front, &m))).await
+        }
+        "ServerMetadata" => unary(front, &parts.headers, body, describe::server_metadata).await,
         "ModelMetadata" => {
-            unary(&parts.headers, body, |m| describe::model_metadata(front, &m)).await
+            unary(front, &parts.headers, body, |m| describe::model_metadata(front, &m)).await
         }
-        "ModelConfig" => unary(&parts.headers, body, |m| describe::model_config(front, &m)).await,
+        "ModelConfig" => {
+            unary(front, &parts.headers, body, |m| describe::model_config(front, &m)).await
+        }
         "ModelStatistics" => {
-            unary(&parts.headers, body, |m| describe::model_statistics(front, &m)).await
+            unary(front, &parts.headers, body, |m| describe::model_statistics(front, &m)).await
         }
         "RepositoryIndex" => {
-            unary(&parts.headers, body, |m| Ok(describe::repository_index(front, &m))).await
+            unary(front, &parts.headers, body, |m| Ok(describe::repository_index(front, &m))).await
         }
         "SystemSharedMemoryStatus" => {
-            unary(&parts.headers, body, describe::system_shared_memory_status).await
+            unary(front, &parts.headers, body, describe::system_shared_memory_status).await
         }
         "SystemSharedMemoryUnregister" => {
-            unary(&parts.headers, body, describe::system_shared_memory_unregister).await
+            unary(front, &parts.headers, body, describe::system_shared_memory_unregister).await
         }
         "CudaSharedMemoryStatus" => {
-            unary(&parts.headers, body, describe::cuda_shared_memory_status).await
+            unary(front, &parts.headers, body, describe::cuda_shared_memory_status).await
         }
         "CudaSharedMemoryUnregister" => {
-            unary(&parts.headers, body, describe::cuda_shared_memory_unregister).await
+            unary(front, &parts.headers, body, describe::cuda_shared_memory_unregister).await
         }
         unknown => {
             let message = format!("batchwise does not serve the call {unknown:?}");
@@ -77,6 +82,7 @@ where
 }
 
 async fn unary<B, Q, A>(
+    front: &Front,
     headers: &http::HeaderMap,
     body: B,
     answer: impl FnOnce(Q) -> Result<A, Fault>,
@@ -88,8 +94,9 @@ where
     A: Message,
 {
     let message = async {
-        let unary = read_unary(body, headers, SMALL_MESSAGE_BYTES).await?;
-        let rope = unary.into_message()?;
+        let deadline = terms::deadline(headers, Instant::now())?;
+        let intake = front.intake(deadline);
+        let (rope, _lease) = read_request(body, headers, SMALL_MESSAGE_BYTES, intake).await?;
         let request = Q::decode(rope.reader()).map_err(|error| {
             Fault::new(FaultKind::InvalidRequest, format!("the message is malformed: {error}"))
         })?;
@@ -110,14 +117,9 @@ pub(super) fn fault_response(fault: &Fault) -> Response<Body> {
     let row = status::of_kind(fault.kind);
     let headers = response.headers_mut();
     headers.insert("x-batchwise-reason", http::HeaderValue::from_static(row.reason));
-    if let Some(after) = fault.retry_after {
-        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(60_000);
-        headers.insert("retry-after-ms", millis.into());
+    if let Some(RetryAdvice { millis, .. }) = retry::write(headers, fault) {
         headers.insert("grpc-retry-pushback-ms", millis.into());
-        if let Some(seconds) = status::retry_after_seconds(fault) {
-            headers.insert(http::header::RETRY_AFTER, seconds.into());
-        }
-    } else if !row.retry_helps {
+    } else if !status::retry_helps(fault) {
         // A negative push-back tells gRPC clients not to retry.
         headers.insert("grpc-retry-pushback-ms", http::HeaderValue::from_static("-1"));
     }
@@ -129,13 +131,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::config::ServerPlan;
     use crate::engine::Models;
     use crate::telemetry::Telemetry;
 
     #[tokio::test]
     async fn an_unknown_call_has_its_id_back() {
-        let models = Arc::new(Models::start(Vec::new(), &Telemetry::new().unwrap()));
-        let front = Front { models, max_request_bytes: 1000, trust_tenant_header: false };
+        let telemetry = Telemetry::new().unwrap();
+        let models = Arc::new(Models::start(Vec::new(), &telemetry));
+        let front = Front::new(models, &ServerPlan::default(), &telemetry);
         let request = Request::post(format!("{SERVICE_PATH}Guess")).header("x-request-id", "a-1");
         let reply = serve(&front, request.body(Body::empty()).unwrap()).await;
         assert_eq!(reply.headers()["grpc-status"], "12");

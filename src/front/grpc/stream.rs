@@ -13,19 +13,23 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body as HttpBody, Frame};
+use tokio::time::Instant;
 
 use super::super::Front;
+use super::super::visit::Visit;
 use super::{infer, terms};
 use crate::call::Fault;
+use crate::telemetry::Via;
 use crate::tensor::Rope;
 use crate::wire::frame::{self, CONTENT_TYPE, FrameError, MessageReader, envelop, ok_trailers};
+use crate::wire::intake::Lease;
 use crate::wire::status;
 use crate::wire::v2::{decode_infer_request, encode_stream_error, encode_stream_reply};
 
 /// Calls of one stream under way at once; more are read when some are answered.
 const MAX_CALLS: usize = 1024;
 
-type Read<B> = (MessageReader<B>, Result<Option<Rope>, FrameError>);
+type Read<B> = (MessageReader<B>, Result<Option<(Rope, Lease)>, FrameError>);
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) fn serve<B>(front: &Front, headers: &HeaderMap, body: B) -> Response<Body>
@@ -34,10 +38,17 @@ where
     B::Error: Into<BodyError>,
 {
     let real_status = headers.get("triton_grpc_error").is_some_and(|value| value == "true");
-    let reader = MessageReader::new(body, headers, front.max_request_bytes);
+    // The deadline of the stream is that of its calls, too.
+    let deadline = match terms::deadline(headers, Instant::now()) {
+        Ok(deadline) => deadline,
+        Err(fault) => return infer::refusal(headers, "", &fault),
+    };
+    let reader = MessageReader::new(body, headers, front.max_request_bytes)
+        .guarded(front.intake(deadline), true);
     let replies = Replies {
         front: front.clone(),
         headers: headers.clone(),
+        deadline,
         read: Some(read(reader)),
         parked: None,
         calls: FuturesUnordered::new(),
@@ -56,6 +67,7 @@ where
 struct Replies<B> {
     front: Front,
     headers: HeaderMap,
+    deadline: Option<Instant>,
     /// The next message being read; `None` while too many calls are under way, or after the last.
     read: Option<BoxFuture<'static, Read<B>>>,
     /// The reader, while too many calls are under way.
@@ -73,6 +85,7 @@ where
 {
     Box::pin(async move {
         let message = reader.next().await;
+        let message = message.map(|message| message.map(|message| (message, reader.take_lease())));
         (reader, message)
     })
 }
@@ -82,14 +95,18 @@ where
 async fn answer(
     front: Front,
     headers: HeaderMap,
-    message: Rope,
+    deadline: Option<Instant>,
+    (message, _lease): (Rope, Lease),
     real_status: bool,
 ) -> Result<Rope, Fault> {
+    let visit = Visit::new(&front, Via::Grpc);
     let (outcome, model, id) = match decode_infer_request(&message) {
-        Err(fault) => (Err(fault), String::new(), String::new()),
+        Err(fault) => (Err(visit.refused(fault)), String::new(), String::new()),
         Ok(decoded) => {
             let (model, id) = (decoded.model_name.clone(), decoded.id.clone());
-            let outcome = infer::answer(&front, &headers, decoded, &mut String::new()).await;
+            let mut request_id = String::new();
+            let outcome =
+                infer::answer(&front, &headers, decoded, visit, deadline, &mut request_id).await;
             (outcome.map(|(answer, _)| encode_stream_reply(&answer, &model, &id)), model, id)
         }
     };
@@ -118,12 +135,15 @@ where
                 return Ok(());
             };
             self.read = None;
+            let message = message.map_err(Fault::from).inspect_err(|fault| {
+                self.front.strays.ended(Via::Grpc, status::of_kind(fault.kind).reason);
+            });
             match message? {
                 None => return Ok(()),
                 Some(message) => {
                     self.parked = Some(reader);
                     let (front, headers) = (self.front.clone(), self.headers.clone());
-                    let call = answer(front, headers, message, self.real_status);
+                    let call = answer(front, headers, self.deadline, message, self.real_status);
                     self.calls.push(Box::pin(call));
                 }
             }

@@ -7,18 +7,23 @@ use tokio::time::Instant;
 
 use super::super::request_id::{X_REQUEST_ID, fresh_id, is_sane};
 use super::super::tenant::tenant;
+use super::super::timeout_header;
 use crate::call::{Fault, Terms, TraceContext};
 use crate::wire::frame::parse_timeout;
 use crate::wire::parameters::Scheduling;
 
-/// The terms of a call, from its metadata and its parameters; where both speak, parameters win.
+/// The terms of a call, from its metadata and its parameters. Of two deadlines the sooner counts; of
+/// two priorities the parameter's, as the more particular.
+///
+/// `deadline` is what the metadata says of it, `arrived` when the request itself came.
 pub(super) fn terms(
     headers: &HeaderMap,
     id: &str,
     scheduling: Scheduling,
+    arrived: Instant,
+    deadline: Option<Instant>,
     trust_tenant_header: bool,
 ) -> Result<Terms, Fault> {
-    let now = Instant::now();
     let header_priority = match headers.get("x-request-priority") {
         None => None,
         Some(value) => {
@@ -29,17 +34,24 @@ pub(super) fn terms(
         }
     };
     let priority = scheduling.priority.or(header_priority).filter(|&level| level > 0);
-    let own = headers.get("grpc-timeout").and_then(parse_timeout);
-    let asked = scheduling.timeout_us.map(Duration::from_micros);
-    let sooner = [own, asked].into_iter().flatten().min();
+    let own = scheduling.timeout_us.map(Duration::from_micros);
+    let own = own.and_then(|timeout| arrived.checked_add(timeout));
     Ok(Terms {
         request_id: request_id(headers).unwrap_or_else(|| sane(id).unwrap_or_else(fresh_id)),
         // A level beyond any model's is refused by the model, which knows its levels.
         priority: priority.map(|level| u8::try_from(level).unwrap_or(u8::MAX)),
-        deadline: sooner.map(|timeout| now + timeout),
+        deadline: [deadline, own].into_iter().flatten().min(),
         trace: trace(headers),
         tenant: tenant(headers, trust_tenant_header)?,
     })
+}
+
+/// When the caller of a call that arrived at `arrived` stops waiting, as its metadata says.
+pub(super) fn deadline(headers: &HeaderMap, arrived: Instant) -> Result<Option<Instant>, Fault> {
+    let own = headers.get("grpc-timeout").and_then(parse_timeout);
+    let own = own.and_then(|timeout| arrived.checked_add(timeout));
+    let told = timeout_header::deadline(headers, arrived)?;
+    Ok([own, told].into_iter().flatten().min())
 }
 
 fn trace(headers: &HeaderMap) -> Option<TraceContext> {

@@ -1,7 +1,8 @@
 //! KServe v2 and v1 and OpenAI over HTTP.
 //!
-//! A handler finds the model, reads the terms from the headers, then the body, and only then asks
-//! the engine: a request that cannot be answered is refused before its body is read. Whatever
+//! A handler finds the model, reads the terms from the headers, asks whether the model takes calls at
+//! all, reads the body, and only then calls the model: a request that cannot be answered is refused
+//! before its body is read. Whatever
 //! happens, also on routes that do not exist, the caller gets JSON in its protocol's form and an
 //! `x-request-id`.
 
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -31,14 +32,14 @@ use self::problem::Dialect;
 use crate::call::{Fault, FaultKind};
 use crate::engine::Models;
 use crate::front::Front;
+use crate::front::visit::Visit;
+use crate::telemetry::Via;
 
 /// What the handlers share.
 #[derive(Debug)]
 struct HttpState {
+    front: Front,
     models: Arc<Models>,
-    /// Counted after decompression.
-    max_request_bytes: usize,
-    trust_tenant_header: bool,
     /// When the process started, in seconds since 1970: the age of the models, as OpenAI's list
     /// wants one.
     started: u64,
@@ -47,9 +48,8 @@ struct HttpState {
 /// Every route of the HTTP port.
 pub fn router(front: &Front) -> Router {
     let state = Arc::new(HttpState {
+        front: front.clone(),
         models: Arc::clone(&front.models),
-        max_request_bytes: front.max_request_bytes,
-        trust_tenant_header: front.trust_tenant_header,
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     });
     Router::new()
@@ -65,7 +65,7 @@ pub fn router(front: &Front) -> Router {
         .with_state(state)
 }
 
-async fn unknown_route(request: Request) -> Response {
+async fn unknown_route(State(state): State<Arc<HttpState>>, request: Request) -> Response {
     if is_grpc(&request) {
         return tonic::Status::unimplemented("there is no such service").into_http();
     }
@@ -76,16 +76,27 @@ async fn unknown_route(request: Request) -> Response {
          /v1/embeddings, /v1/models (OpenAI)",
         request.method()
     );
-    problem::respond(Dialect::of_path(path), &Fault::new(FaultKind::UnknownRoute, message))
+    let dialect = Dialect::of_path(path);
+    stray(&state, dialect, Fault::new(FaultKind::UnknownRoute, message))
 }
 
-async fn wrong_method(request: Request) -> Response {
+async fn wrong_method(State(state): State<Arc<HttpState>>, request: Request) -> Response {
     let path = request.uri().path();
     let message = format!(
         "{} is not the method of {path:.200}; header 'allow' tells which are",
         request.method()
     );
-    problem::respond(Dialect::of_path(path), &Fault::new(FaultKind::MethodNotAllowed, message))
+    let dialect = Dialect::of_path(path);
+    stray(&state, dialect, Fault::new(FaultKind::MethodNotAllowed, message))
+}
+
+/// The reply to a request that is for no route.
+fn stray(state: &HttpState, dialect: Dialect, fault: Fault) -> Response {
+    let via = match dialect {
+        Dialect::Kserve => Via::Http,
+        Dialect::OpenAi => Via::OpenAi,
+    };
+    problem::respond(dialect, &Visit::new(&state.front, via).refused(fault))
 }
 
 /// Both protocols share the port: what no gRPC service took comes here.

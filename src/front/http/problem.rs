@@ -1,21 +1,18 @@
 //! Faults as replies, in the form of the caller's protocol.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::reply::JSON;
 use crate::call::{Fault, Refusal};
-use crate::wire::status::{Status, http_status, of_kind, retry_after_seconds};
+use crate::front::retry;
+use crate::wire::status::{Status, http_status, of_kind};
 
 const REASON: HeaderName = HeaderName::from_static("x-batchwise-reason");
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The longest wait that is asked for: clients do not honour more.
-const LONGEST_WAIT_MS: u128 = 60_000;
 /// How much of an instance's words that are no JSON is passed on.
 const LONGEST_WORDS: usize = 1000;
 
@@ -77,23 +74,16 @@ pub(super) fn respond(dialect: Dialect, fault: &Fault) -> Response {
         Dialect::OpenAi => openai_body(fault, &table),
     };
     let mut response = (status, body).into_response();
-    write_headers(response.headers_mut(), fault, &table, status);
+    write_headers(response.headers_mut(), fault, &table);
     // For the log, which is written where the request's id is known.
     response.extensions_mut().insert(fault.clone());
     response
 }
 
-fn write_headers(headers: &mut HeaderMap, fault: &Fault, table: &Status, status: StatusCode) {
+fn write_headers(headers: &mut HeaderMap, fault: &Fault, table: &Status) {
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(REASON, HeaderValue::from_static(table.reason));
-    if !table.retry_helps {
-        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    }
-    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        let wait = fault.retry_after.map_or(1000, |after| after.as_millis().min(LONGEST_WAIT_MS));
-        headers.insert(RETRY_AFTER, retry_after_seconds(fault).unwrap_or(1).into());
-        headers.insert(RETRY_AFTER_MS, u64::try_from(wait).unwrap_or(u64::MAX).into());
-    }
+    retry::write(headers, fault);
 }
 
 #[derive(Deserialize, Serialize)]
@@ -180,6 +170,8 @@ mod tests {
 
     use http_body_util::BodyExt as _;
 
+    use http::StatusCode;
+
     use super::*;
     use crate::call::FaultKind;
 
@@ -210,6 +202,7 @@ mod tests {
             TooLarge,
             QueueFull,
             Shed,
+            BuffersFull,
             Draining,
             NoInstance,
             Upstream,
@@ -224,7 +217,9 @@ mod tests {
             assert_ne!(status, StatusCode::REQUEST_TIMEOUT);
             assert!(is_openai_error(&serde_json::from_str(&body).unwrap()), "{body}");
             assert!(headers.contains_key(REASON));
-            assert_eq!(headers.contains_key(RETRY_AFTER), status == 503, "{kind:?}");
+            assert_eq!(headers.contains_key("retry-after"), status == 503, "{kind:?}");
+            let final_word = headers.get("x-should-retry").is_some_and(|it| it == "false");
+            assert_eq!(final_word, status.is_client_error() || status == 501 || status == 504);
             let (_, _, body) = text(Dialect::Kserve, &fault).await;
             assert_eq!(body, r#"{"error":"why \"so\""}"#);
         }
@@ -236,12 +231,12 @@ mod tests {
         let (_, headers, _) =
             text(Dialect::Kserve, &fault.with_retry_after(Duration::from_millis(1500))).await;
         assert_eq!(
-            (&headers[RETRY_AFTER], &headers[RETRY_AFTER_MS]),
+            (&headers["retry-after"], &headers["retry-after-ms"]),
             (&"2".parse().unwrap(), &"1500".parse().unwrap())
         );
-        assert!(!headers.contains_key(SHOULD_RETRY));
+        assert!(!headers.contains_key("x-should-retry"));
         let (_, headers, _) = text(Dialect::Kserve, &Fault::deadline(Duration::ZERO)).await;
-        assert_eq!(headers[SHOULD_RETRY], "false");
+        assert_eq!(headers["x-should-retry"], "false");
     }
 
     #[tokio::test]

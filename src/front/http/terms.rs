@@ -9,9 +9,9 @@ use super::request_id::RequestId;
 use crate::call::{Fault, Terms, TraceContext};
 use crate::engine::Model;
 use crate::front::tenant::tenant;
+use crate::front::timeout_header::deadline;
 use crate::wire::parameters::Scheduling;
 
-const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 const PRIORITY: HeaderName = HeaderName::from_static("x-request-priority");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -27,11 +27,7 @@ pub(super) fn read(
     arrived: Instant,
     trust_tenant_header: bool,
 ) -> Result<Terms, Fault> {
-    let deadline = match number(headers, &TIMEOUT)? {
-        None => None,
-        Some(0) => return Err(wrong(&TIMEOUT, "a whole number of milliseconds, at least 1")),
-        Some(millis) => arrived.checked_add(Duration::from_millis(millis)),
-    };
+    let deadline = deadline(headers, arrived)?;
     let priority = match number(headers, &PRIORITY)? {
         None | Some(0) => None,
         Some(level) => Some(priority_of(level, model, PRIORITY.as_str())?),

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::time::Instant;
 
+use super::body::Unread;
 use super::find::{ModelPath, declared_inputs, model_of_path};
 use super::heavy::heavy;
 use super::openai::ModelObject;
 use super::problem::{KserveFault, OpenAiFault};
 use super::request_id::RequestId;
 use super::v2::{versions, wrong_answer};
-use super::{HttpState, body, reply, terms};
-use crate::call::{Answer, Fault, FaultKind, Served, Terms, Work};
+use super::{HttpState, reply, terms};
+use crate::call::{Answer, Fault, FaultKind, InferRequest, ItemsRequest, Served, Terms, Work};
 use crate::engine::{Model, WorkKind};
 use crate::front::find::wrong_route;
+use crate::front::visit::Visit;
 use crate::telemetry::Via;
 use crate::tensor::Rope;
+use crate::wire::intake::Lease;
 use crate::wire::predict::{parse_request, tensors, write_reply};
 
 const PREDICT: &str = ":predict";
@@ -104,50 +106,67 @@ pub(super) async fn predict(
     Extension(id): Extension<RequestId>,
     path: ModelPath,
     request: Request,
-) -> Result<Response, KserveFault> {
-    let arrived = Instant::now();
-    let Some(name) = path.model.strip_suffix(PREDICT) else {
-        let message = "POST /v1/models/MODEL needs a verb; use POST /v1/models/MODEL:predict";
-        return Err(Fault::new(FaultKind::UnknownRoute, message).into());
+) -> Response {
+    let mut visit = Visit::new(&state.front, Via::V1);
+    let (parts, mut body) = Unread::of(request);
+    let asked = take_in(&state, &mut visit, &id, &path, &parts.headers, &mut body).await;
+    let Asked { model, work, terms, _lease } = match visit.end(asked) {
+        Ok(asked) => asked,
+        Err(fault) => return body.dismiss(&parts, KserveFault::from(fault).into_response()).await,
     };
-    let (model, path) = resolve(&state, name)?;
-    if matches!(model.kind(), WorkKind::OpenAi { .. }) {
-        return Err(wrong_route(&model).into());
+    match answer(&model, work, terms).await {
+        Ok((served, body)) => reply::told(reply::json_text(body), &id, &served.timing),
+        Err(fault) => KserveFault::from(fault).into_response(),
     }
-    let (parts, body) = request.into_parts();
-    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
-    let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
-    let (served, body) = match model.kind() {
-        WorkKind::Predict => predict_items(&model, terms, &path, body).await?,
-        _ => predict_tensors(&model, terms, path, body).await?,
-    };
-    Ok(reply::told(reply::json_text(body), &id, &served.timing))
 }
 
-async fn predict_items(
-    model: &Model,
+/// A call that is ready to be made.
+struct Asked {
+    model: Arc<Model>,
+    work: Work,
     terms: Terms,
+    _lease: Lease,
+}
+
+async fn take_in(
+    state: &HttpState,
+    visit: &mut Visit,
+    id: &RequestId,
     path: &ModelPath,
-    body: Bytes,
-) -> Result<(Served, Rope), Fault> {
+    headers: &http::HeaderMap,
+    body: &mut Unread,
+) -> Result<Asked, Fault> {
+    let Some(name) = path.model.strip_suffix(PREDICT) else {
+        let message = "POST /v1/models/MODEL needs a verb; use POST /v1/models/MODEL:predict";
+        return Err(Fault::new(FaultKind::UnknownRoute, message));
+    };
+    let (model, path) = resolve(state, name)?;
+    visit.is_for(&model);
+    if matches!(model.kind(), WorkKind::OpenAi { .. }) {
+        return Err(wrong_route(&model));
+    }
+    let front = &state.front;
+    let terms = terms::read(headers, id, &model, visit.arrived(), front.trust_tenant_header)?;
+    model.admits(terms.priority)?;
+    let intake = front.intake(terms.deadline);
+    let (body, _lease) = body.read_whole(headers, front.max_request_bytes, &intake).await?;
+    let work = match model.kind() {
+        WorkKind::Predict => Work::Items(items(&path, body)?),
+        _ => Work::Infer(tensors_of(&model, path, body)?),
+    };
+    Ok(Asked { model, work, terms, _lease })
+}
+
+fn items(path: &ModelPath, body: Bytes) -> Result<ItemsRequest, Fault> {
     if !path.version.is_empty() {
         let message = "this model is served in one version; leave /versions/ out of the path";
         return Err(Fault::invalid("version", message));
     }
-    let request = heavy(body.len(), || parse_request(body))?;
-    let served = model.call(Work::Items(request), terms, Via::V1).await?;
-    let Answer::Items(answer) = &served.answer else { return Err(wrong_answer()) };
-    let body = write_reply(answer);
-    Ok((served, body))
+    heavy(body.len(), || parse_request(body))
 }
 
-/// For models whose instances speak tensors: instances become rows, rows become predictions.
-async fn predict_tensors(
-    model: &Model,
-    terms: Terms,
-    path: ModelPath,
-    body: Bytes,
-) -> Result<(Served, Rope), Fault> {
+/// For models whose instances speak tensors: instances become rows.
+fn tensors_of(model: &Model, path: ModelPath, body: Bytes) -> Result<InferRequest, Fault> {
     let description = model.description();
     if description.inputs.is_empty() && !model.is_ready() {
         let name = model.name();
@@ -156,15 +175,27 @@ async fn predict_tensors(
         return Err(Fault::new(FaultKind::NoInstance, message));
     }
     let declared = declared_inputs(&description);
-    let (mut request, rows) = heavy(body.len(), || {
+    let mut request = heavy(body.len(), || {
         let items = parse_request(body)?;
-        let rows = items.items.len() as u64;
-        tensors::instances_to_request(&items, &declared).map(|request| (request, rows))
+        tensors::instances_to_request(&items, &declared)
     })?;
     request.version = path.version;
-    let served = model.call(Work::Infer(request), terms, Via::V1).await?;
-    let Answer::Infer(answer) = &served.answer else { return Err(wrong_answer()) };
-    let bytes = answer.outputs.iter().map(|output| output.data().len()).sum();
-    let body = heavy(bytes, || tensors::outputs_to_reply(answer, rows))?;
+    Ok(request)
+}
+
+async fn answer(model: &Model, work: Work, terms: Terms) -> Result<(Served, Rope), Fault> {
+    let rows = match &work {
+        Work::Infer(request) => request.inputs.first().and_then(|input| input.shape().rows()),
+        _ => None,
+    };
+    let served = model.call(work, terms, Via::V1).await?;
+    let body = match &served.answer {
+        Answer::Items(answer) => write_reply(answer),
+        Answer::Infer(answer) => {
+            let bytes = answer.outputs.iter().map(|output| output.data().len()).sum();
+            heavy(bytes, || tensors::outputs_to_reply(answer, rows.unwrap_or(0)))?
+        }
+        Answer::Relay(_) => return Err(wrong_answer()),
+    };
     Ok((served, body))
 }

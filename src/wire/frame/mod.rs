@@ -12,7 +12,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 
 pub use compression::{Encoding, decompress};
-pub use reader::{MessageReader, Unary, read_unary};
+pub use reader::{MessageReader, Unary, read_request, read_unary};
 pub use timeout::{format_timeout, parse_timeout};
 
 use super::body::RopeBody;
@@ -66,6 +66,9 @@ pub enum FrameError {
     /// Compressed bytes that do not decompress.
     #[error("the message does not decompress: {0}")]
     Decompress(String),
+    /// The caller was too slow, or there was no room for the message.
+    #[error(transparent)]
+    Refused(#[from] Fault),
     /// The peer or the connection gave up.
     #[error("the body broke off: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -85,6 +88,7 @@ impl std::fmt::Display for Count {
 impl From<FrameError> for Fault {
     fn from(error: FrameError) -> Self {
         let kind = match error {
+            FrameError::Refused(fault) => return fault,
             FrameError::TooLarge { .. } => FaultKind::TooLarge,
             FrameError::Encoding(_) => FaultKind::Unimplemented,
             _ => FaultKind::InvalidRequest,

@@ -2,11 +2,13 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 
 use super::{Encoding, FrameError, PREFIX, decompress};
+use crate::call::Fault;
 use crate::tensor::Rope;
+use crate::wire::intake::{Intake, Lease, Patience};
 
 /// Pieces of a message that are shorter than this are copied together, so that a peer who sends a
 /// message byte by byte cannot make us keep a segment for each.
@@ -21,6 +23,18 @@ pub struct MessageReader<B> {
     /// What came after the message that was read last.
     rest: Bytes,
     trailers: Option<HeaderMap>,
+    guard: Option<Guard>,
+}
+
+/// What holds a caller to bounds while its messages are read.
+#[derive(Debug)]
+struct Guard {
+    intake: Intake,
+    /// Whether it may take its time between two messages.
+    idles: bool,
+    /// `None` while it may take its time.
+    patience: Option<Patience>,
+    lease: Lease,
 }
 
 impl<B> MessageReader<B>
@@ -35,7 +49,24 @@ where
             .map(|name| String::from_utf8_lossy(name.as_bytes()))
             .map(|name| Encoding::from_name(&name).ok_or_else(|| name.chars().take(64).collect()))
             .transpose();
-        Self { body, max, encoding, rest: Bytes::new(), trailers: None }
+        Self { body, max, encoding, rest: Bytes::new(), trailers: None, guard: None }
+    }
+
+    /// The same reader of what a caller sends, who must not stop in the middle of a message, nor
+    /// before it unless `idles`, and whose messages are counted.
+    #[must_use]
+    pub fn guarded(mut self, intake: Intake, idles: bool) -> Self {
+        let patience = (!idles).then(|| intake.patience());
+        self.guard = Some(Guard { lease: intake.budget.lease(), intake, idles, patience });
+        self
+    }
+
+    /// The memory of the message that was read last, to be held as long as the message is.
+    pub fn take_lease(&mut self) -> Lease {
+        match &mut self.guard {
+            None => Lease::boundless(),
+            Some(guard) => std::mem::replace(&mut guard.lease, guard.intake.budget.lease()),
+        }
     }
 
     /// The next message; `None` when the body has ended between two.
@@ -51,20 +82,43 @@ where
         if length > self.max {
             return Err(FrameError::TooLarge { got: Some(length), max: self.max });
         }
+        if let Some(guard) = &mut self.guard {
+            guard.lease.grow_by(length)?;
+        }
         let message = self.take(length).await?;
+        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.idles) {
+            guard.patience = None;
+        }
         if flag == 0 {
             return Ok(Some(message));
         }
         match &self.encoding {
             Err(unknown) => Err(FrameError::Encoding(unknown.clone())),
             Ok(None | Some(Encoding::Identity)) => Err(FrameError::Unannounced),
-            Ok(Some(encoding)) => decompress(message, *encoding, self.max).await.map(Some),
+            Ok(Some(encoding)) => {
+                let encoding = *encoding;
+                let lease = self.take_lease();
+                let (message, lease) = decompress(message, encoding, self.max, lease).await?;
+                if let Some(guard) = &mut self.guard {
+                    guard.lease = lease;
+                }
+                Ok(Some(message))
+            }
         }
     }
 
     /// The trailers, once the body has ended.
     pub fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
+    }
+
+    /// The only message, read to the end of the body.
+    async fn only(&mut self) -> Result<Option<Rope>, FrameError> {
+        let message = self.next().await?;
+        if message.is_some() && (!self.rest.is_empty() || self.fill().await?) {
+            return Err(FrameError::Trailing);
+        }
+        Ok(message)
     }
 
     async fn take_prefix(&mut self) -> Result<Option<(u8, usize)>, FrameError> {
@@ -107,10 +161,14 @@ where
 
     /// Waits for more bytes; `false` when there are none to come. Only called when `rest` is empty.
     async fn fill(&mut self) -> Result<bool, FrameError> {
-        while let Some(frame) = self.body.frame().await {
+        while let Some(frame) = self.frame().await? {
             match frame.map_err(|error| FrameError::Body(error.into()))?.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => {
+                    if let Some(guard) = &mut self.guard {
+                        let patience = &mut guard.patience;
+                        patience.get_or_insert_with(|| guard.intake.patience()).got(data.len());
+                    }
                     self.rest = data;
                     return Ok(true);
                 }
@@ -118,6 +176,13 @@ where
             }
         }
         Ok(false)
+    }
+
+    async fn frame(&mut self) -> Result<Option<Result<Frame<Bytes>, B::Error>>, Fault> {
+        match self.guard.as_ref().and_then(|guard| guard.patience.as_ref()) {
+            Some(patience) => patience.wait(self.body.frame()).await,
+            None => Ok(self.body.frame().await),
+        }
     }
 }
 
@@ -130,16 +195,6 @@ pub struct Unary {
     pub trailers: Option<HeaderMap>,
 }
 
-impl Unary {
-    /// The message of a request, which must be there.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn into_message(self) -> Result<Rope, FrameError> {
-        self.message.ok_or(FrameError::Missing)
-    }
-}
-
 /// Reads a body of at most one message, which may have `max` bytes, to its end.
 ///
 /// # Errors
@@ -149,11 +204,26 @@ where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
 {
     let mut reader = MessageReader::new(body, headers, max);
-    let message = reader.next().await?;
-    if message.is_some() && (!reader.rest.is_empty() || reader.fill().await?) {
-        return Err(FrameError::Trailing);
-    }
+    let message = reader.only().await?;
     Ok(Unary { message, trailers: reader.trailers })
+}
+
+/// Reads the one message of a caller's request, and the memory that it takes.
+///
+/// # Errors
+/// As [`read_unary`]; when there is no message, the caller is too slow or there is no room for it.
+pub async fn read_request<B>(
+    body: B,
+    headers: &HeaderMap,
+    max: usize,
+    intake: Intake,
+) -> Result<(Rope, Lease), FrameError>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
+{
+    let mut reader = MessageReader::new(body, headers, max).guarded(intake, false);
+    let message = reader.only().await?.ok_or(FrameError::Missing)?;
+    Ok((message, reader.take_lease()))
 }
 
 #[cfg(test)]
@@ -166,6 +236,7 @@ mod tests {
     use super::super::{envelop, ok_trailers};
     use super::*;
     use crate::wire::body::RopeBody;
+    use crate::wire::intake::Budget;
 
     fn pieces(bytes: &[u8], size: usize) -> Rope {
         bytes.chunks(size).map(Bytes::copy_from_slice).collect()
@@ -173,6 +244,50 @@ mod tests {
 
     async fn unary(body: impl Into<RopeBody>, max: usize) -> Result<Unary, FrameError> {
         read_unary(body.into(), &HeaderMap::new(), max).await
+    }
+
+    async fn request(body: RopeBody, max: usize, room: usize) -> Result<(Rope, Lease), FrameError> {
+        let idle = std::time::Duration::from_secs(30);
+        let intake = Intake { budget: Budget::new(room), idle, deadline: None };
+        read_request(body, &HeaderMap::new(), max, intake).await
+    }
+
+    #[tokio::test]
+    async fn a_request_is_counted_before_it_is_read() {
+        // The prefix alone: what follows would be waited for.
+        let announced = Rope::from(vec![0, 0, 0, 0, 100]);
+        let refused = request(announced.clone().into(), 100, 99).await.unwrap_err();
+        assert_eq!(Fault::from(refused).kind, crate::call::FaultKind::BuffersFull);
+        assert!(matches!(
+            request(announced.into(), 100, 100).await,
+            Err(FrameError::CutShort { .. })
+        ));
+        let (message, _) = request(envelop(&vec![7; 100].into()).into(), 100, 100).await.unwrap();
+        assert_eq!(message.len(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_may_pause_between_messages_and_not_within_one() {
+        use futures_util::StreamExt as _;
+        let envelope = envelop(&vec![7; 100].into()).to_bytes();
+        let pieces = [envelope.clone(), envelope.slice(..50)];
+        let slow = futures_util::stream::iter(pieces).then(async |piece| {
+            tokio::time::sleep(std::time::Duration::from_secs(300)).await;
+            Ok::<_, std::convert::Infallible>(http_body::Frame::data(piece))
+        });
+        let body = http_body_util::BodyExt::boxed_unsync(http_body_util::StreamBody::new(
+            slow.chain(futures_util::stream::pending()),
+        ));
+        let idle = std::time::Duration::from_secs(30);
+        let budget = Budget::new(100);
+        let intake = Intake { budget: budget.clone(), idle, deadline: None };
+        let mut reader = MessageReader::new(body, &HeaderMap::new(), 100).guarded(intake, true);
+        assert_eq!(reader.next().await.unwrap().unwrap().len(), 100);
+        drop(reader.take_lease());
+        let fault = Fault::from(reader.next().await.unwrap_err());
+        assert!(fault.message.contains("stalled"), "{fault}");
+        drop(reader);
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]
@@ -190,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_sent_byte_by_byte_is_gathered() {
         let enveloped = envelop(&vec![9; 5000].into()).to_bytes();
-        let message = unary(pieces(&enveloped, 1), 5000).await.unwrap().into_message().unwrap();
+        let message = unary(pieces(&enveloped, 1), 5000).await.unwrap().message.unwrap();
         assert_eq!(message, vec![9; 5000].into());
         assert!(message.segments().len() <= 2);
     }
@@ -208,8 +323,9 @@ mod tests {
         assert!(matches!(error(&message.repeat(2), 9).await, FrameError::Trailing));
         assert!(matches!(error(&[2, 0, 0, 0, 0], 9).await, FrameError::Flag(2)));
         assert!(matches!(error(&[1, 0, 0, 0, 0], 9).await, FrameError::Unannounced));
-        let missing = unary(Rope::new(), 9).await.unwrap().into_message();
-        assert!(matches!(missing, Err(FrameError::Missing)));
+        assert!(unary(Rope::new(), 9).await.unwrap().message.is_none());
+        let missing = request(RopeBody::default(), 9, 9).await.unwrap_err();
+        assert!(matches!(missing, FrameError::Missing));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use batchwise::call::{Answer, InferAnswer, ItemsAnswer, ItemsRoute, RelayAnswer, Work};
-use batchwise::config::Plan;
+use batchwise::config::{Plan, ServerPlan};
 use batchwise::engine::{ModelSetup, Models};
 use batchwise::front::{Front, grpc};
 use batchwise::instance::{
@@ -119,15 +119,20 @@ impl Site {
             let instance = Arc::new(Mirror { stream: Arc::clone(&stream) });
             ModelSetup { plan, instances: vec![instance] }
         });
+        let telemetry = Telemetry::new().expect("nobody else's metrics are in the way");
         let models = runtime.block_on(async {
-            let telemetry = Telemetry::new().expect("nobody else's metrics are in the way");
             let models = Arc::new(Models::start(setups.collect(), &telemetry));
             while !models.current().values().all(|model| model.is_ready()) {
                 tokio::task::yield_now().await;
             }
             models
         });
-        let front = Front { models, max_request_bytes: MOST, trust_tenant_header: true };
+        let server = ServerPlan {
+            max_request_bytes: MOST as u64,
+            trust_tenant_header: true,
+            ..ServerPlan::default()
+        };
+        let front = Front::new(models, &server, &telemetry);
         Self { runtime, routes: front.routes(), front, stream }
     }
 }

@@ -5,21 +5,25 @@ mod relay;
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use http::HeaderMap;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use self::relay::respond;
+use super::body::Unread;
 use super::heavy::heavy;
 use super::problem::OpenAiFault;
 use super::request_id::RequestId;
 use super::v2::wrong_answer;
-use super::{HttpState, body, reply, terms};
-use crate::call::{Answer, Fault, FaultKind, RelayRequest, Work};
+use super::{HttpState, reply, terms};
+use crate::call::{Answer, Fault, FaultKind, ItemsRequest, RelayRequest, Terms, Work};
 use crate::engine::{Model, WorkKind};
 use crate::front::find::{find_model, wrong_route};
+use crate::front::timeout_header::deadline;
+use crate::front::visit::Visit;
 use crate::telemetry::Via;
+use crate::wire::intake::Lease;
 use crate::wire::openai::{
     ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
 };
@@ -60,36 +64,82 @@ pub(super) async fn embeddings(
     State(state): State<Arc<HttpState>>,
     Extension(id): Extension<RequestId>,
     request: Request,
-) -> Result<Response, OpenAiFault> {
-    let arrived = Instant::now();
-    let (parts, body) = request.into_parts();
-    let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
+) -> Response {
+    let mut visit = Visit::new(&state.front, Via::OpenAi);
+    let (parts, mut body) = Unread::of(request);
+    let asked = take_embeddings_in(&state, &mut visit, &id, &parts.headers, &mut body).await;
+    let Asked { model, name, work: (request, wants_base64), terms, _lease } = match visit.end(asked)
+    {
+        Ok(asked) => asked,
+        Err(fault) => {
+            return body.dismiss(&parts, OpenAiFault::from(fault).into_response()).await;
+        }
+    };
+    let answered = async {
+        let served = model.call(Work::Items(request), terms, Via::OpenAi).await?;
+        let Answer::Items(answer) = &served.answer else { return Err(wrong_answer()) };
+        let bytes = answer.items.iter().map(Bytes::len).sum();
+        let body = heavy(bytes, || {
+            write_embeddings_reply(&name, &model.plan().upstream_name, answer, wants_base64)
+        });
+        let body = body.map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
+        Ok(reply::told(reply::json_text(body), &id, &served.timing))
+    };
+    answered.await.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+}
+
+/// A call that is ready to be made.
+struct Asked<W> {
+    model: Arc<Model>,
+    /// As the caller names it.
+    name: String,
+    work: W,
+    terms: Terms,
+    _lease: Lease,
+}
+
+async fn take_embeddings_in(
+    state: &HttpState,
+    visit: &mut Visit,
+    id: &RequestId,
+    headers: &HeaderMap,
+    body: &mut Unread,
+) -> Result<Asked<(ItemsRequest, bool)>, Fault> {
+    let (body, _lease) = read(state, visit, headers, body).await?;
     let ParsedEmbeddings { model: name, mut request, wants_base64 } =
         heavy(body.len(), || parse_embeddings(body))?;
     let model = find_model(&state.models, &name, "")?;
+    visit.is_for(&model);
     if !matches!(model.kind(), WorkKind::OpenAi { embeddings: true, .. }) {
-        return Err(wrong_route(&model).into());
+        return Err(wrong_route(&model));
     }
-    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
+    let trusted = state.front.trust_tenant_header;
+    let terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
     if model.plan().upstream_name != name {
         // The body names the model as the caller does.
         request.body = None;
     }
-    let served = model.call(Work::Items(request), terms, Via::OpenAi).await?;
-    let Answer::Items(answer) = &served.answer else { return Err(wrong_answer().into()) };
-    let bytes = answer.items.iter().map(Bytes::len).sum();
-    let body = heavy(bytes, || {
-        write_embeddings_reply(&name, &model.plan().upstream_name, answer, wants_base64)
-    });
-    let body = body.map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
-    Ok(reply::told(reply::json_text(body), &id, &served.timing))
+    Ok(Asked { model, name, work: (request, wants_base64), terms, _lease })
+}
+
+/// Reads a body that names its model: what can be refused before is refused unread.
+async fn read(
+    state: &HttpState,
+    visit: &Visit,
+    headers: &HeaderMap,
+    body: &mut Unread,
+) -> Result<(Bytes, Lease), Fault> {
+    let front = &state.front;
+    front.admits_calls()?;
+    let intake = front.intake(deadline(headers, visit.arrived())?);
+    body.read_whole(headers, front.max_request_bytes, &intake).await
 }
 
 pub(super) async fn chat_completions(
     state: State<Arc<HttpState>>,
     id: Extension<RequestId>,
     request: Request,
-) -> Result<Response, OpenAiFault> {
+) -> Response {
     generate("/v1/chat/completions", state, id, request).await
 }
 
@@ -97,7 +147,7 @@ pub(super) async fn completions(
     state: State<Arc<HttpState>>,
     id: Extension<RequestId>,
     request: Request,
-) -> Result<Response, OpenAiFault> {
+) -> Response {
     generate("/v1/completions", state, id, request).await
 }
 
@@ -106,24 +156,45 @@ async fn generate(
     State(state): State<Arc<HttpState>>,
     Extension(id): Extension<RequestId>,
     request: Request,
-) -> Result<Response, OpenAiFault> {
-    let arrived = Instant::now();
-    let (parts, body) = request.into_parts();
-    let mut body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
+) -> Response {
+    let mut visit = Visit::new(&state.front, Via::OpenAi);
+    let (parts, mut body) = Unread::of(request);
+    let asked = take_text_in(path, &state, &mut visit, &id, &parts.headers, &mut body).await;
+    let Asked { model, work, terms, _lease, .. } = match visit.end(asked) {
+        Ok(asked) => asked,
+        Err(fault) => return body.dismiss(&parts, OpenAiFault::from(fault).into_response()).await,
+    };
+    let answered = async {
+        let served = model.call(Work::Relay(work), terms, Via::OpenAi).await?;
+        let Answer::Relay(answer) = served.answer else { return Err(wrong_answer()) };
+        let response = respond(answer).await?;
+        Ok(reply::told(response, &id, &served.timing))
+    };
+    answered.await.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+}
+
+async fn take_text_in(
+    path: &'static str,
+    state: &HttpState,
+    visit: &mut Visit,
+    id: &RequestId,
+    headers: &HeaderMap,
+    body: &mut Unread,
+) -> Result<Asked<RelayRequest>, Fault> {
+    let (mut body, _lease) = read(state, visit, headers, body).await?;
     let parsed = heavy(body.len(), || parse_generation(&body))?;
     let model = find_model(&state.models, &parsed.model, "")?;
+    visit.is_for(&model);
     if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
-        return Err(wrong_route(&model).into());
+        return Err(wrong_route(&model));
     }
-    let terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
+    let trusted = state.front.trust_tenant_header;
+    let terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
     let known_as = &model.plan().upstream_name;
     if *known_as != parsed.model {
         body = parsed.with_model(&body, known_as);
     }
-    let headers = relay::headers_for_instance(&parts.headers);
-    let request = RelayRequest { path, headers, body, stream: parsed.stream };
-    let served = model.call(Work::Relay(request), terms, Via::OpenAi).await?;
-    let Answer::Relay(answer) = served.answer else { return Err(wrong_answer().into()) };
-    let response = respond(answer).await?;
-    Ok(reply::told(response, &id, &served.timing))
+    let headers = relay::headers_for_instance(headers);
+    let work = RelayRequest { path, headers, body, stream: parsed.stream };
+    Ok(Asked { model, name: parsed.model, work, terms, _lease })
 }

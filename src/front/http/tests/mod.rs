@@ -17,7 +17,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use crate::call::{Answer, Fault, FaultKind, Work};
-use crate::config::Plan;
+use crate::config::{Plan, ServerPlan};
 use crate::engine::{ModelSetup, Models};
 use crate::front::Front;
 use crate::instance::{
@@ -83,6 +83,8 @@ struct Site {
     routes: Router,
     models: Arc<Models>,
     asked: Arc<Mutex<Vec<(Work, BatchContext)>>>,
+    front: Front,
+    telemetry: Telemetry,
 }
 
 struct Reply {
@@ -115,19 +117,17 @@ impl Site {
             let instance = Acting { act: Arc::clone(&act), description, asked };
             ModelSetup { plan, instances: vec![Arc::new(instance)] }
         });
-        let models = Arc::new(Models::start(setups.collect(), &Telemetry::new().unwrap()));
+        let telemetry = Telemetry::new().unwrap();
+        let models = Arc::new(Models::start(setups.collect(), &telemetry));
         let ready = async {
             while !models.current().values().all(|model| model.is_ready()) {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), ready).await.unwrap();
-        let front = Front {
-            models: Arc::clone(&models),
-            max_request_bytes: MOST,
-            trust_tenant_header: false,
-        };
-        Self { routes: front.routes(), models, asked }
+        let server = ServerPlan { max_request_bytes: MOST as u64, ..ServerPlan::default() };
+        let front = Front::new(Arc::clone(&models), &server, &telemetry);
+        Self { routes: front.routes(), models, asked, front, telemetry }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {

@@ -4,20 +4,22 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use tokio::time::Instant;
 
+use super::super::body::Unread;
 use super::super::find::{ModelPath, declared_inputs, model_of_path};
 use super::super::heavy::heavy;
 use super::super::problem::KserveFault;
 use super::super::request_id::RequestId;
-use super::super::{HttpState, body, reply, terms};
+use super::super::{HttpState, reply, terms};
 use crate::call::{
     Answer, Fault, FaultKind, InferAnswer, InferRequest, Served, Terms, Timing, Work,
 };
 use crate::engine::{Model, WorkKind};
 use crate::front::find::wrong_route;
+use crate::front::visit::Visit;
 use crate::telemetry::Via;
 use crate::tensor::Rope;
+use crate::wire::intake::Lease;
 use crate::wire::json::{
     ParsedInfer, json_length, parse_infer_request, parse_raw_infer_request, write_infer_reply,
 };
@@ -27,21 +29,17 @@ pub(super) async fn infer(
     Extension(id): Extension<RequestId>,
     path: ModelPath,
     request: Request,
-) -> Result<Response, KserveFault> {
-    let arrived = Instant::now();
-    let model = model_of_path(&state.models, &path)?;
-    if model.kind() != WorkKind::Tensors {
-        return Err(wrong_route(&model).into());
-    }
-    let (parts, body) = request.into_parts();
-    let mut terms = terms::read(&parts.headers, &id, &model, arrived, state.trust_tenant_header)?;
-    let body = body::read(&parts.headers, body, state.max_request_bytes).await?;
-    let ParsedInfer { id: own_id, mut request, scheduling, binary_outputs } =
-        parse(&parts.headers, body, &model)?;
-    terms::add_scheduling(&mut terms, scheduling, &model, arrived)?;
+) -> Response {
+    let mut visit = Visit::new(&state.front, Via::Http);
+    let (parts, mut body) = Unread::of(request);
+    let asked = take_in(&state, &mut visit, &id, path, &parts.headers, &mut body).await;
+    let Asked { model, parsed, mut terms, _lease } = match visit.end(asked) {
+        Ok(asked) => asked,
+        Err(fault) => return body.dismiss(&parts, KserveFault::from(fault).into_response()).await,
+    };
+    let ParsedInfer { id: own_id, request, binary_outputs, .. } = parsed;
     let id = id.or_from_body(&own_id);
     id.as_str().clone_into(&mut terms.request_id);
-    request.version = path.version;
     let answered = answer(&model, request, terms).await.and_then(|(answer, timing)| {
         let json = answer.outputs.iter().filter(|it| !binary_outputs.is_binary(it.name()));
         let json_bytes = json.map(|output| output.data().len()).sum();
@@ -51,7 +49,40 @@ pub(super) async fn infer(
         Ok(reply::told(reply::rope(headers, body), &id, &timing))
     });
     // The id of the body is the call's also when it fails.
-    Ok(answered.unwrap_or_else(|fault| reply::named(KserveFault::from(fault).into_response(), &id)))
+    answered.unwrap_or_else(|fault| reply::named(KserveFault::from(fault).into_response(), &id))
+}
+
+/// A call that is ready to be made.
+struct Asked {
+    model: Arc<Model>,
+    parsed: ParsedInfer,
+    terms: Terms,
+    _lease: Lease,
+}
+
+async fn take_in(
+    state: &HttpState,
+    visit: &mut Visit,
+    id: &RequestId,
+    path: ModelPath,
+    headers: &http::HeaderMap,
+    body: &mut Unread,
+) -> Result<Asked, Fault> {
+    let model = model_of_path(&state.models, &path)?;
+    visit.is_for(&model);
+    if model.kind() != WorkKind::Tensors {
+        return Err(wrong_route(&model));
+    }
+    let front = &state.front;
+    let mut terms = terms::read(headers, id, &model, visit.arrived(), front.trust_tenant_header)?;
+    // The body may yet name another priority, where the headers name none.
+    model.admits(Some(terms.priority.unwrap_or(1)))?;
+    let intake = front.intake(terms.deadline);
+    let (body, _lease) = body.read(headers, front.max_request_bytes, &intake).await?;
+    let mut parsed = parse(headers, body, &model)?;
+    terms::add_scheduling(&mut terms, parsed.scheduling, &model, visit.arrived())?;
+    parsed.request.version = path.version;
+    Ok(Asked { model, parsed, terms, _lease })
 }
 
 async fn answer(

@@ -7,8 +7,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::super::body::Unread;
 use super::super::problem::KserveFault;
-use super::super::{HttpState, body, reply};
+use super::super::{HttpState, reply};
 use crate::call::{Fault, FaultKind, Refusal};
 
 #[derive(Serialize)]
@@ -74,8 +75,10 @@ pub(super) async fn repository_index(
         #[serde(default)]
         ready: bool,
     }
-    let (parts, body) = request.into_parts();
-    let body = body::read_whole(&parts.headers, body, state.max_request_bytes).await?;
+    let (parts, mut body) = Unread::of(request);
+    let intake = state.front.intake(None);
+    let (body, _lease) =
+        body.read_whole(&parts.headers, state.front.max_request_bytes, &intake).await?;
     let query: Query = if body.is_empty() {
         Query::default()
     } else {
