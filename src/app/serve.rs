@@ -23,11 +23,12 @@ use crate::config::{Plan, ServerPlan};
 use crate::engine::{Drained, Models};
 use crate::front::{Acceptor, Front, ReloadError, Reloaded, Reloads};
 use crate::telemetry::{ReloadMetrics, Telemetry};
+use crate::wire::intake::Budget;
 
 /// How often histograms are moved into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How long callers have to hear that their connection is to be closed.
-const HEARING_TIME: Duration = Duration::from_secs(1);
+/// Connections open at once to the admin listener.
+const ADMIN_CONNECTIONS: usize = 256;
 /// Time kept back from the grace period for connections to flush what was answered.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -84,14 +85,11 @@ pub struct Running {
     shutdown: watch::Receiver<Shutdown>,
     reloader: JoinSet<()>,
     telemetry: Telemetry,
-    /// Ends the listeners for calls.
     stop: CancellationToken,
-    /// Ends the listener for operators, who want to see how a drain goes.
-    stop_admin: CancellationToken,
     listeners: JoinSet<()>,
-    admin_listener: JoinSet<()>,
     connection_tasks: TaskTracker,
     upkeep: JoinSet<()>,
+    budget: Budget,
 }
 
 /// What answers the calls; another one when a reload changes its bounds.
@@ -151,6 +149,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
     let admin = listen(plan.server.admin, "admin").await?;
     let models = Arc::new(Models::start(setups, &telemetry));
     let front = Front::new(Arc::clone(&models), &plan.server, &telemetry);
+    let budget = front.budget.clone();
     let site = LiveSite::new(front);
     let (status, seen_status) = watch::channel(origin.status());
     let (reloads, requests) = Reloads::new(seen_status);
@@ -176,20 +175,26 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
         stop: CancellationToken::new(),
-        stop_admin: CancellationToken::new(),
         listeners: JoinSet::new(),
-        admin_listener: JoinSet::new(),
         connection_tasks: TaskTracker::new(),
         upkeep: JoinSet::new(),
+        budget: budget.clone(),
     };
-    let connections = Arc::new(Semaphore::new(plan.server.max_connections as usize));
-    let acceptor = |stop: &CancellationToken| Acceptor {
-        connections: Arc::clone(&connections),
+    let ServerPlan { max_connections, read_timeout, write_timeout, .. } = plan.server;
+    let given_up = telemetry.given_up();
+    let acceptor = |connections: &Arc<Semaphore>| Acceptor {
+        connections: Arc::clone(connections),
+        read_timeout,
+        write_timeout,
+        given_up: given_up.clone(),
         tasks: running.connection_tasks.clone(),
-        stop: stop.clone(),
+        stop: running.stop.clone(),
     };
-    let (first, second) = (acceptor(&running.stop), acceptor(&running.stop));
-    let third = acceptor(&running.stop_admin);
+    let connections = Arc::new(Semaphore::new(max_connections as usize));
+    // Whatever callers do, an operator can look.
+    let for_operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let (first, second) = (acceptor(&connections), acceptor(&connections));
+    let third = acceptor(&for_operators);
     for (acceptor, (listener, _)) in [(first, http), (second, grpc)] {
         let site = site.clone();
         let service = move |request| site.clone().call(request);
@@ -200,11 +205,13 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         let pages = pages.clone();
         async move { into_response(pages.oneshot(request).await) }
     };
-    running.admin_listener.spawn(third.serve(admin.0, service));
+    running.listeners.spawn(third.serve(admin.0, service));
+    let buffered = telemetry.buffered_bytes();
     running.upkeep.spawn(async move {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
             telemetry.upkeep();
+            buffered.set(budget.held() as f64);
         }
     });
     running.reloader.spawn(reloader.run());
@@ -230,23 +237,21 @@ impl Running {
         *self.shutdown.borrow()
     }
 
-    /// Takes no more connections, tells those that are open to go elsewhere, then refuses new calls,
-    /// answers what was accepted and closes; all within `grace`.
+    /// Bytes of requests in memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.budget.held()
+    }
+
+    /// Refuses new calls, answers what was accepted, closes the connections; all within `grace`.
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
         // A reload that is under way changes nothing more.
         self.reloader.shutdown().await;
-        self.models.announce_drain();
-        self.stop.cancel();
-        // What a caller sent before it heard of it is a call like any other.
-        let heard = async { while self.listeners.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(HEARING_TIME.min(grace / 4), heard).await);
         let drained = self.models.drain(calls_by).await;
-        self.stop_admin.cancel();
+        self.stop.cancel();
         let closed = async {
             while self.listeners.join_next().await.is_some() {}
-            while self.admin_listener.join_next().await.is_some() {}
             self.connection_tasks.close();
             self.connection_tasks.wait().await;
         };

@@ -203,7 +203,7 @@ static SERVER: Table = Table {
             "max_connections",
             Kind::Integer(1, 1_000_000),
             "16384",
-            "Connections open at once, over all listeners.",
+            "Connections open at once, over the listeners for calls.",
         ),
         Key::new(
             "max_buffered_bytes",

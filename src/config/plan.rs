@@ -35,7 +35,7 @@ pub struct ServerPlan {
     pub shutdown_grace: Duration,
     /// Bytes of the largest request body that is read.
     pub max_request_bytes: u64,
-    /// Connections open at once, over all listeners.
+    /// Connections open at once, over the listeners for calls.
     pub max_connections: u32,
     /// Bytes of requests in memory at once; at least `max_request_bytes`.
     pub max_buffered_bytes: u64,

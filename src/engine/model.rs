@@ -21,11 +21,14 @@ use crate::call::{Call, Fault, FaultKind, Reply, Served, Terms, Work};
 use crate::config::{ModelPlan, Protocol};
 use crate::instance::{BatchLimit, Description};
 use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Span, TenantId, Ticket};
-use crate::telemetry::{ModelMetrics, Via};
+use crate::telemetry::{ModelMetrics, Throttle, Via};
 
 /// Messages that may wait for the engine; it takes in hundreds at a time, so more means that it is
 /// far behind.
 const INBOX_BOUND: usize = 1 << 16;
+
+/// Lines in the log about calls of one model that failed for one reason.
+const LOUD_LINES_PER_SECOND: u32 = 5;
 
 /// What kind of work a model does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub struct Model {
     pub(super) kind: WorkKind,
     pub(super) inbox: Sender<Message>,
     pub(super) door: Arc<Door>,
+    pub(super) loud: LoudLines,
     pub(super) clock: Clock,
     pub(super) next_id: AtomicU64,
     pub(super) metrics: Arc<ModelMetrics>,
@@ -268,6 +272,29 @@ fn tenant_id(name: &str) -> TenantId {
     TenantId(hasher.finish())
 }
 
+/// Bounds the lines about calls that failed, for each reason, so that a flood of one hides no other.
+#[derive(Debug)]
+pub(super) struct LoudLines {
+    upstream: Throttle,
+    overloaded: Throttle,
+    internal: Throttle,
+}
+
+impl LoudLines {
+    pub(super) fn new() -> Self {
+        let throttle = || Throttle::new(LOUD_LINES_PER_SECOND);
+        Self { upstream: throttle(), overloaded: throttle(), internal: throttle() }
+    }
+
+    fn of(&self, kind: FaultKind) -> &Throttle {
+        match kind {
+            FaultKind::Upstream => &self.upstream,
+            FaultKind::Overloaded => &self.overloaded,
+            _ => &self.internal,
+        }
+    }
+}
+
 /// Counts and logs a call once, whatever becomes of it: a caller that goes away drops it.
 struct Account<'a> {
     model: &'a Model,
@@ -304,7 +331,9 @@ impl Account<'_> {
         let request_id = self.terms.request_id.as_str();
         match fault.kind {
             FaultKind::Upstream | FaultKind::Internal | FaultKind::Overloaded => {
-                tracing::warn!(model, request_id, reason, %fault, "a call failed");
+                if let Some(left_out) = self.model.loud.of(fault.kind).admit() {
+                    tracing::warn!(model, request_id, reason, left_out, %fault, "a call failed");
+                }
             }
             FaultKind::BuffersFull
             | FaultKind::QueueFull

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::alarm::Alarm;
 use super::clock::Clock;
 use super::door::Door;
-use super::model::Model;
+use super::model::{LoudLines, Model};
 use super::run::{DrainRate, Engine, Message};
 use super::status::ModelStatus;
 use super::watch::{Descriptions, InstanceState, Watch};
@@ -249,6 +249,7 @@ impl Models {
             plan,
             inbox: sender,
             door,
+            loud: LoudLines::new(),
             clock,
             next_id: AtomicU64::new(0),
             metrics,

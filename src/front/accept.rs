@@ -17,6 +17,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pace::{paced, watched};
+use super::socket::{Socket, SocketTimeouts};
+use crate::telemetry::{GivenUp, Throttle};
+
 /// Large enough for a tensor of megabytes to arrive in few frames.
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// Two large batches, so that a window never stalls one.
@@ -25,22 +29,37 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Clients with one connection send many calls at once; the queue bounds them, not this.
 const MAX_STREAMS: u32 = 4096;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request over HTTP/1.1, and of its fields over HTTP/2; a larger one is
+/// refused with 431.
+const MAX_HEAD_BYTES: usize = 128 << 10;
+const MAX_FIELD_BYTES: u32 = 32 << 10;
+/// Fields in the head of a request over HTTP/1.1.
+const MAX_FIELDS: usize = 128;
 
 /// Accepts connections and serves them until told to stop.
 #[derive(Debug)]
 pub struct Acceptor {
-    /// Connections open at once, over all listeners.
+    /// Connections open at once, over all listeners that share it.
     pub connections: Arc<Semaphore>,
     /// Owns the tasks of connections and of their HTTP/2 streams.
     pub tasks: TaskTracker,
+    /// How long a caller may send nothing in the middle of a request.
+    pub read_timeout: Duration,
+    /// How long a caller may take nothing of an answer that is there.
+    pub write_timeout: Duration,
+    /// Counts those who did nothing for so long.
+    pub given_up: GivenUp,
     /// No connection is accepted any more, and those that are open finish what they have begun.
     pub stop: CancellationToken,
 }
 
 /// Spawns the streams of a connection where a drain can wait for them.
 #[derive(Clone, Debug)]
-struct TrackedExecutor(TaskTracker);
+struct TrackedExecutor {
+    tasks: TaskTracker,
+    write_timeout: Duration,
+    given_up: GivenUp,
+}
 
 impl<F> hyper::rt::Executor<F> for TrackedExecutor
 where
@@ -48,7 +67,13 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        drop(self.0.spawn(future));
+        let stream = watched(future, self.write_timeout);
+        let given_up = self.given_up.stream_not_reading.clone();
+        drop(self.tasks.spawn(async move {
+            if stream.await.is_none() {
+                given_up.increment(1);
+            }
+        }));
     }
 }
 
@@ -60,13 +85,15 @@ impl Acceptor {
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let builder = self.builder();
-        let graceful = GracefulShutdown::new();
-        while let Some((stream, permit)) = self.next(&listener).await {
+        let timeouts = SocketTimeouts { greeting: self.read_timeout, write: self.write_timeout };
+        let (graceful, loud) = (GracefulShutdown::new(), Throttle::new(1));
+        while let Some((stream, permit)) = self.next(&listener, &loud).await {
             let service = service.clone();
             let service = service_fn(move |request| {
                 let response = service(request);
-                async move { Ok::<_, Infallible>(response.await) }
+                async move { Ok::<_, Infallible>(paced(response.await)) }
             });
+            let stream = Socket::new(stream, timeouts, self.given_up.clone());
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = graceful.watch(connection);
             self.tasks.spawn(async move {
@@ -84,6 +111,7 @@ impl Acceptor {
     async fn next(
         &self,
         listener: &TcpListener,
+        loud: &Throttle,
     ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
         let accept = async {
             let permit = Arc::clone(&self.connections).acquire_owned().await.ok()?;
@@ -96,7 +124,9 @@ impl Acceptor {
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: others must close before this succeeds.
-                        tracing::warn!(%error, "accepting a connection failed");
+                        if let Some(left_out) = loud.admit() {
+                            tracing::warn!(%error, left_out, "accepting a connection failed");
+                        }
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }
@@ -110,11 +140,17 @@ impl Acceptor {
     }
 
     fn builder(&self) -> auto::Builder<TrackedExecutor> {
-        let mut builder = auto::Builder::new(TrackedExecutor(self.tasks.clone()));
+        let mut builder = auto::Builder::new(TrackedExecutor {
+            tasks: self.tasks.clone(),
+            write_timeout: self.write_timeout,
+            given_up: self.given_up.clone(),
+        });
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_READ_TIMEOUT)
+            .header_read_timeout(self.read_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_FIELDS)
             .half_close(false);
         builder
             .http2()
@@ -123,6 +159,7 @@ impl Acceptor {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_FIELD_BYTES)
             .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL));
         builder
     }

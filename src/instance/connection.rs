@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -177,6 +178,16 @@ impl HttpReply {
     pub(super) fn bytes(&self) -> Bytes {
         self.body.to_bytes()
     }
+}
+
+/// Adds what every instance over HTTP is told about a batch: how long it is waited for, and what
+/// [`insert_context`] adds.
+pub(super) fn insert_http_context(headers: &mut HeaderMap, context: &BatchContext) {
+    let left = context.deadline.saturating_duration_since(Instant::now());
+    // Rounded up: an instance must not give up before we do.
+    let millis = u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1);
+    headers.insert(HeaderName::from_static("x-request-timeout-ms"), millis.into());
+    insert_context(headers, context);
 }
 
 /// Adds what every instance is told about a batch: its request id and its trace.

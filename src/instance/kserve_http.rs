@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::connection::{HttpClient, HttpReply, MAX_REPLY_BYTES, insert_context};
+use super::connection::{HttpClient, HttpReply, MAX_REPLY_BYTES, insert_http_context};
 use super::describe::{Configuration, DeclaredTensor, Metadata, describe};
 use super::http_paths::{get, get_success, segment};
 use super::http_status::failure_of;
@@ -114,7 +114,7 @@ impl KserveHttp {
         mut headers: HeaderMap,
         body: Rope,
     ) -> Result<Answer, Failure> {
-        insert_context(&mut headers, context);
+        insert_http_context(&mut headers, context);
         let version = match request.version.as_str() {
             "" => String::new(),
             version => format!("/versions/{}", segment(version)),

@@ -4,7 +4,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
 
-use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_context};
+use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
 use super::http_paths::{get_success, segment};
 use super::http_status::failure_of;
 use super::items::items_failure;
@@ -42,7 +42,7 @@ impl KserveV1 {
     ) -> Result<Answer, Failure> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert_context(&mut headers, context);
+        insert_http_context(&mut headers, context);
         let (path, body) = (&self.predict_path, write_request(request));
         let reply =
             self.client.exchange(Method::POST, path, headers, body, MAX_REPLY_BYTES).await?;

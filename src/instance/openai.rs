@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::connection::{HttpClient, MAX_REPLY_BYTES, TaskOwner, insert_context};
+use super::connection::{HttpClient, MAX_REPLY_BYTES, TaskOwner, insert_http_context};
 use super::http_paths::{get, get_success};
 use super::http_status::{broken_with_words, failure_of};
 use super::items::items_failure;
@@ -47,7 +47,7 @@ impl OpenAi {
     ) -> Result<Answer, Failure> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert_context(&mut headers, context);
+        insert_http_context(&mut headers, context);
         let body = write_embeddings_request(request, &self.model);
         let reply = self
             .client
@@ -74,7 +74,7 @@ impl OpenAi {
         // The body is here in full: there is nothing to wait for.
         headers.remove(EXPECT);
         headers.entry(CONTENT_TYPE).or_insert_with(|| HeaderValue::from_static("application/json"));
-        insert_context(&mut headers, context);
+        insert_http_context(&mut headers, context);
         let response =
             self.client.send(Method::POST, request.path, headers, request.body.into()).await?;
         let status = response.status();

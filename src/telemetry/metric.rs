@@ -31,12 +31,14 @@ pub enum Metric {
     InterToken,
     Reloads,
     LastReloadSuccess,
+    BufferedBytes,
+    GivenUp,
     BuildInfo,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 18] = [
+    pub const ALL: [Metric; 20] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
@@ -54,6 +56,8 @@ impl Metric {
         Metric::InterToken,
         Metric::Reloads,
         Metric::LastReloadSuccess,
+        Metric::BufferedBytes,
+        Metric::GivenUp,
         Metric::BuildInfo,
     ];
 
@@ -107,6 +111,13 @@ impl Metric {
             Metric::LastReloadSuccess => (
                 "batchwise_config_last_reload_success",
                 "Whether the configuration that was read last is the one that runs",
+            ),
+            Metric::BufferedBytes => {
+                ("batchwise_buffered_bytes", "Bytes of requests in memory, unanswered")
+            }
+            Metric::GivenUp => (
+                "batchwise_given_up_total",
+                "Connections and streams that were ended because the caller did nothing",
             ),
             Metric::BuildInfo => ("batchwise_build_info", "1, with the version as a label"),
         }
@@ -164,7 +175,8 @@ impl Telemetry {
                 | Metric::BatchFailures
                 | Metric::Shed
                 | Metric::Retries
-                | Metric::Reloads => {
+                | Metric::Reloads
+                | Metric::GivenUp => {
                     self.recorder.describe_counter(name, Some(Unit::Count), text);
                 }
                 Metric::QueueDepth
@@ -172,6 +184,7 @@ impl Telemetry {
                 | Metric::BreakerState
                 | Metric::InstanceInflight
                 | Metric::LastReloadSuccess
+                | Metric::BufferedBytes
                 | Metric::BuildInfo => self.recorder.describe_gauge(name, None, text),
                 _ => self.recorder.describe_histogram(name, None, text),
             }
@@ -189,6 +202,21 @@ impl Telemetry {
         self.page.run_upkeep();
     }
 
+    /// Bytes of requests in memory.
+    pub fn buffered_bytes(&self) -> Gauge {
+        self.gauge(Metric::BufferedBytes, Vec::new())
+    }
+
+    /// Connections and streams that were ended because the caller did nothing.
+    pub fn given_up(&self) -> GivenUp {
+        let counter = |reason| self.counter(Metric::GivenUp, vec![Label::new("reason", reason)]);
+        GivenUp {
+            silent: counter("silent"),
+            not_reading: counter("not_reading"),
+            stream_not_reading: counter("stream_not_reading"),
+        }
+    }
+
     pub(super) fn counter(&self, metric: Metric, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&Key::from_parts(metric.name(), labels), &METADATA)
     }
@@ -199,6 +227,23 @@ impl Telemetry {
 
     pub(super) fn histogram(&self, metric: Metric, labels: Vec<Label>) -> Histogram {
         self.recorder.register_histogram(&Key::from_parts(metric.name(), labels), &METADATA)
+    }
+}
+
+/// Counts what was ended because the caller did nothing.
+#[derive(Clone)]
+pub struct GivenUp {
+    /// Connections on which nobody said which protocol is spoken.
+    pub silent: Counter,
+    /// Connections whose peer did not take what there was for it.
+    pub not_reading: Counter,
+    /// Streams of HTTP/2 whose caller did not take its answer.
+    pub stream_not_reading: Counter,
+}
+
+impl fmt::Debug for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GivenUp").finish_non_exhaustive()
     }
 }
 

@@ -10,10 +10,12 @@ mod owned;
 mod reload;
 mod shown;
 mod stray;
+mod throttle;
 
 pub use log::{LogFormat, init as init_log};
-pub use metric::{Metric, Telemetry};
+pub use metric::{GivenUp, Metric, Telemetry};
 pub use model::{InstanceMetrics, ModelMetrics, OUTCOMES, Via};
 pub use owned::{OwnedGauge, SharedGauge};
 pub use reload::ReloadMetrics;
 pub use stray::StrayMetrics;
+pub use throttle::Throttle;

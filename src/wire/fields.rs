@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::depth::{MAX_DEPTH, is_too_deep};
+
 /// More items than a caller can mean to send in one call; without a bound, a body of empty items
 /// would take up many times its size.
 pub(crate) const MAX_ITEMS: usize = 65_536;
@@ -20,12 +22,15 @@ const MAX_FIELDS: usize = 4096;
 
 impl<'a> Fields<'a> {
     /// # Errors
-    /// When `text` is not a JSON object, or names a field twice (which one counts depends on the
+    /// When `text` is not a JSON object, is nested too deep, or names a field twice (which one counts depends on the
     /// reader, so that two servers would understand two things).
     pub(crate) fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_slice(text);
         let fields = deserializer.deserialize_map(FieldsVisitor)?;
         deserializer.end()?;
+        if is_too_deep(text) {
+            return Err(serde::de::Error::custom(format!("nested deeper than {MAX_DEPTH} levels")));
+        }
         Ok(fields)
     }
 
@@ -177,6 +182,8 @@ mod tests {
         assert!(Fields::parse(br#"{"a":1,"a":2}"#).unwrap_err().to_string().contains("twice"));
         assert!(Fields::parse(b"[1]").is_err());
         assert!(Fields::parse(b"{} x").is_err());
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(1000), "]".repeat(1000));
+        assert!(Fields::parse(deep.as_bytes()).unwrap_err().to_string().contains("deeper"));
         assert_eq!(list_items("[]"), Err(ItemsError::Empty));
         assert_eq!(list_items("{}"), Err(ItemsError::NotAList));
         let many = format!("[{}1]", "1,".repeat(MAX_ITEMS));

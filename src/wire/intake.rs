@@ -78,10 +78,17 @@ impl Lease {
     /// # Errors
     /// When the budget has not got them; the lease stays as it was.
     pub fn grow_by(&mut self, bytes: usize) -> Result<(), Fault> {
-        if let Some(budget) = &self.budget {
-            budget.take(bytes)?;
-            self.bytes += bytes;
+        let Some(budget) = &self.budget else { return Ok(()) };
+        let most = budget.0.most;
+        if bytes > most.saturating_sub(self.bytes) {
+            let message = format!(
+                "the request would take more memory than there is for all requests together \
+                 ({most} bytes, max_buffered_bytes); send less of it at once"
+            );
+            return Err(Fault::new(FaultKind::TooLarge, message));
         }
+        budget.take(bytes)?;
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -176,7 +183,9 @@ mod tests {
         two.grow_by(30).unwrap();
         let fault = two.grow_by(11).unwrap_err();
         assert_eq!(fault.kind, FaultKind::BuffersFull);
-        assert!(fault.retry_after.is_some() && two.grow_by(usize::MAX).is_err());
+        assert!(fault.retry_after.is_some());
+        assert_eq!(two.grow_by(71).unwrap_err().kind, FaultKind::TooLarge);
+        assert_eq!(two.grow_by(usize::MAX).unwrap_err().kind, FaultKind::TooLarge);
         assert_eq!(budget.held(), 90);
         drop(one);
         budget.set_most(60);

@@ -2,6 +2,7 @@
 
 pub mod body;
 mod declared;
+mod depth;
 mod fields;
 pub mod frame;
 pub mod intake;

@@ -334,3 +334,57 @@ async fn the_admin_port_tells_how_things_are() {
     let metrics = admin("/metrics").await;
     assert!(metrics.body.windows(22).any(|w| w == b"batchwise_queue_depth{"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_soonest_deadline_is_passed_on_shrunk() {
+    let everything = Everything::new(Settings::default()).await;
+    let chat = json!({"model": "chat", "messages": [{"role": "user", "content": "hi"}]});
+    let mut hasty = infer(&json!([1, 2, 3, 4]));
+    hasty["parameters"] = json!({"timeout": 3_000_000});
+    let tensors = infer(&json!([1, 2, 3, 4]));
+    for (path, body, header, most) in [
+        ("/v2/models/by-grpc/infer", &tensors, "grpc-timeout", 8000),
+        ("/v2/models/by-grpc/infer", &hasty, "grpc-timeout", 3000),
+        ("/v2/models/linear/infer", &tensors, "x-request-timeout-ms", 8000),
+        ("/v2/models/linear/infer", &hasty, "x-request-timeout-ms", 3000),
+        ("/v1/models/by-v1:predict", &json!({"instances": [1]}), "x-request-timeout-ms", 8000),
+        ("/v1/embeddings", &json!({"model": "embed", "input": "a"}), "x-request-timeout-ms", 8000),
+        ("/v1/chat/completions", &chat, "x-request-timeout-ms", 8000),
+    ] {
+        let mut request = everything.request(Method::POST, path, body.to_string().into());
+        request.headers_mut().insert("x-request-timeout-ms", 8000.into());
+        let reply = everything.send(request).await;
+        assert_eq!(reply.status, 200, "{path}: {:?}", reply.body);
+        let seen = everything.server.statistics().seen.pop_back().unwrap();
+        let told = &seen.headers[header];
+        let told = match header {
+            "grpc-timeout" => {
+                let told = batchwise::wire::frame::parse_timeout(&told.parse().unwrap()).unwrap();
+                u64::try_from(told.as_millis()).unwrap()
+            }
+            _ => told.parse().unwrap(),
+        };
+        assert!((1..=most).contains(&told), "{path}: {told} ms");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_that_make_no_sense_are_refused_or_stand_for_none() {
+    let everything = Everything::new(Settings::default()).await;
+    let tensors = infer(&json!([1, 2, 3, 4]));
+    let path = "/v2/models/linear/infer";
+    for (value, status) in
+        [("0", 400), ("-5", 400), ("1.5", 400), ("soon", 400), ("18446744073709551615", 200)]
+    {
+        let mut request = everything.request(Method::POST, path, tensors.to_string().into());
+        request.headers_mut().insert("x-request-timeout-ms", value.parse().unwrap());
+        assert_eq!(everything.send(request).await.status, status, "{value}");
+    }
+    for (timeout, status) in
+        [(json!(0), 200), (json!(u64::MAX), 200), (json!(-1), 400), (json!("1s"), 400)]
+    {
+        let mut body = tensors.clone();
+        body["parameters"] = json!({"timeout": timeout});
+        assert_eq!(everything.post(path, &body).await.status, status, "{timeout}");
+    }
+}

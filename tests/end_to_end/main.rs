@@ -11,9 +11,13 @@
 pub mod model_server;
 
 mod bad_input;
+mod cancel;
 mod faults;
+mod hostile;
 mod http;
 mod operations;
+mod overload;
+mod raw;
 mod reload;
 mod stage;
 mod wire;

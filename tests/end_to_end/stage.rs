@@ -36,7 +36,12 @@ impl Stage {
         Self::with(&server, "", [Settings::default()]).await
     }
 
-    async fn with(server: &str, keys: &str, settings: impl IntoIterator<Item = Settings>) -> Self {
+    /// The same with keys in `[server]`.
+    pub(crate) async fn with(
+        server: &str,
+        keys: &str,
+        settings: impl IntoIterator<Item = Settings>,
+    ) -> Self {
         let mut servers = Vec::new();
         for settings in settings {
             let options = Options { settings, ..Options::default() };

@@ -14,7 +14,7 @@ use crate::call::{Answer, Fault, FaultKind, InferAnswer, Served, Timing, Work};
 use crate::engine::WorkKind;
 use crate::telemetry::Via;
 use crate::wire::frame::{read_request, unary_response};
-use crate::wire::v2::{DecodedInfer, decode_infer_request, encode_infer_reply};
+use crate::wire::v2::{DecodedInfer, decode_infer_request, decoded_bytes, encode_infer_reply};
 
 pub(super) async fn serve<B>(front: &Front, headers: &HeaderMap, body: B) -> Response<Body>
 where
@@ -27,7 +27,9 @@ where
         front.admits_calls()?;
         let deadline = terms::deadline(headers, arrived)?;
         let intake = front.intake(deadline);
-        let (message, lease) = read_request(body, headers, front.max_request_bytes, intake).await?;
+        let (message, mut lease) =
+            read_request(body, headers, front.max_request_bytes, intake).await?;
+        lease.grow_by(decoded_bytes(&message))?;
         Ok((decode_infer_request(&message)?, deadline, lease))
     };
     let (decoded, deadline, _lease) = match read.await {

@@ -24,7 +24,9 @@ use crate::tensor::Rope;
 use crate::wire::frame::{self, CONTENT_TYPE, FrameError, MessageReader, envelop, ok_trailers};
 use crate::wire::intake::Lease;
 use crate::wire::status;
-use crate::wire::v2::{decode_infer_request, encode_stream_error, encode_stream_reply};
+use crate::wire::v2::{
+    decode_infer_request, decoded_bytes, encode_stream_error, encode_stream_reply,
+};
 
 /// Calls of one stream under way at once; more are read when some are answered.
 const MAX_CALLS: usize = 1024;
@@ -96,11 +98,12 @@ async fn answer(
     front: Front,
     headers: HeaderMap,
     deadline: Option<Instant>,
-    (message, _lease): (Rope, Lease),
+    (message, mut lease): (Rope, Lease),
     real_status: bool,
 ) -> Result<Rope, Fault> {
     let visit = Visit::new(&front, Via::Grpc);
-    let (outcome, model, id) = match decode_infer_request(&message) {
+    let room = lease.grow_by(decoded_bytes(&message));
+    let (outcome, model, id) = match room.and_then(|()| decode_infer_request(&message)) {
         Err(fault) => (Err(visit.refused(fault)), String::new(), String::new()),
         Ok(decoded) => {
             let (model, id) = (decoded.model_name.clone(), decoded.id.clone());

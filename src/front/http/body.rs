@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http::request::Parts;
@@ -20,6 +20,9 @@ use crate::wire::intake::{Intake, Lease};
 
 /// Bytes decompressed before other tasks get a turn.
 const STEP: usize = 64 << 10;
+/// Pieces of a body that are shorter than this are copied together, so that a caller who sends a body
+/// byte by byte cannot make us keep a segment for each.
+const SMALL_PIECE: usize = 512;
 /// What is left of a refused request is read and thrown away when it is not more than this, so that
 /// the connection goes on.
 const SMALL_REST: usize = 64 << 10;
@@ -143,18 +146,28 @@ async fn collect(
     lease: &mut Lease,
 ) -> Result<Rope, Fault> {
     let mut rope = Rope::new();
+    let mut small = BytesMut::new();
     let mut patience = intake.patience();
     loop {
-        let Some(frame) = patience.wait(body.frame()).await? else { return Ok(rope) };
+        let Some(frame) = patience.wait(body.frame()).await? else {
+            rope.push(small.freeze());
+            return Ok(rope);
+        };
         let frame = frame
             .map_err(|error| Fault::invalid("body", format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > most - rope.len() {
+        let before = rope.len() + small.len();
+        if data.len() > most - before {
             return Err(too_large(most));
         }
         patience.got(data.len());
-        lease.grow_to(rope.len() + data.len())?;
-        rope.push(data);
+        lease.grow_to(before + data.len())?;
+        if data.len() < SMALL_PIECE {
+            small.extend_from_slice(&data);
+        } else {
+            rope.push(small.split().freeze());
+            rope.push(data);
+        }
     }
 }
 
@@ -287,10 +300,28 @@ mod tests {
         let fault = read(&announced, untouched(), 999, &intake(9999)).await.unwrap_err();
         assert_eq!(fault.kind, FaultKind::TooLarge);
         let fault = read(&announced, untouched(), 9999, &intake(999)).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::TooLarge);
+        let room = intake(1500);
+        let mut others = room.budget.lease();
+        others.grow_by(501).unwrap();
+        let fault = read(&announced, untouched(), 9999, &room).await.unwrap_err();
         assert_eq!(fault.kind, FaultKind::BuffersFull);
         let (none, plain) = (HeaderMap::new(), Body::from(vec![0; 1000]));
         let fault = read(&none, plain, 999, &intake(9999)).await.unwrap_err();
         assert_eq!(fault.kind, FaultKind::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_body_sent_byte_by_byte_is_gathered() {
+        let pieces: Vec<_> = (0..=255).cycle().take(5000).map(|byte| vec![byte]).collect();
+        let whole = pieces.concat();
+        let long = vec![7; SMALL_PIECE];
+        let pieces = pieces.into_iter().chain([long.clone(), vec![1]]);
+        let pieces = futures_util::stream::iter(pieces.map(Ok::<_, std::io::Error>));
+        let mut unread = Unread { body: Some(Body::from_stream(pieces)), is_through: false };
+        let (rope, _) = unread.read(&HeaderMap::new(), 9999, &intake(9999)).await.unwrap();
+        assert_eq!(rope.segments().len(), 3);
+        assert_eq!(rope.to_bytes(), [whole, long, vec![1]].concat());
     }
 
     #[tokio::test]
@@ -306,7 +337,7 @@ mod tests {
         let bomb = gzip(&vec![0; 20_000]);
         let packed = headers(CONTENT_ENCODING, "gzip");
         let bomb = read(&packed, Body::from(bomb), 99_999, &room).await;
-        assert_eq!(bomb.unwrap_err().kind, FaultKind::BuffersFull);
+        assert_eq!(bomb.unwrap_err().kind, FaultKind::TooLarge);
         assert_eq!(room.budget.held(), 0);
     }
 

@@ -28,6 +28,7 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use self::body::Unread;
 use self::problem::Dialect;
 use crate::call::{Fault, FaultKind};
 use crate::engine::Models;
@@ -69,34 +70,35 @@ async fn unknown_route(State(state): State<Arc<HttpState>>, request: Request) ->
     if is_grpc(&request) {
         return tonic::Status::unimplemented("there is no such service").into_http();
     }
-    let path = request.uri().path();
     let message = format!(
-        "there is no route {} {path:.200}; see /v2/models/MODEL/infer (KServe v2), \
+        "there is no route {} {:.200}; see /v2/models/MODEL/infer (KServe v2), \
          /v1/models/MODEL:predict (KServe v1) and /v1/chat/completions, /v1/completions, \
          /v1/embeddings, /v1/models (OpenAI)",
-        request.method()
+        request.method(),
+        request.uri().path()
     );
-    let dialect = Dialect::of_path(path);
-    stray(&state, dialect, Fault::new(FaultKind::UnknownRoute, message))
+    stray(&state, request, Fault::new(FaultKind::UnknownRoute, message)).await
 }
 
 async fn wrong_method(State(state): State<Arc<HttpState>>, request: Request) -> Response {
-    let path = request.uri().path();
     let message = format!(
-        "{} is not the method of {path:.200}; header 'allow' tells which are",
-        request.method()
+        "{} is not the method of {:.200}; header 'allow' tells which are",
+        request.method(),
+        request.uri().path()
     );
-    let dialect = Dialect::of_path(path);
-    stray(&state, dialect, Fault::new(FaultKind::MethodNotAllowed, message))
+    stray(&state, request, Fault::new(FaultKind::MethodNotAllowed, message)).await
 }
 
 /// The reply to a request that is for no route.
-fn stray(state: &HttpState, dialect: Dialect, fault: Fault) -> Response {
+async fn stray(state: &HttpState, request: Request, fault: Fault) -> Response {
+    let dialect = Dialect::of_path(request.uri().path());
     let via = match dialect {
         Dialect::Kserve => Via::Http,
         Dialect::OpenAi => Via::OpenAi,
     };
-    problem::respond(dialect, &Visit::new(&state.front, via).refused(fault))
+    let (parts, body) = Unread::of(request);
+    let fault = Visit::new(&state.front, via).refused(fault);
+    body.dismiss(&parts, problem::respond(dialect, &fault)).await
 }
 
 /// Both protocols share the port: what no gRPC service took comes here.

@@ -149,12 +149,16 @@ async fn take_in(
     let terms = terms::read(headers, id, &model, visit.arrived(), front.trust_tenant_header)?;
     model.admits(terms.priority)?;
     let intake = front.intake(terms.deadline);
-    let (body, _lease) = body.read_whole(headers, front.max_request_bytes, &intake).await?;
+    let (body, mut lease) = body.read_whole(headers, front.max_request_bytes, &intake).await?;
     let work = match model.kind() {
         WorkKind::Predict => Work::Items(items(&path, body)?),
-        _ => Work::Infer(tensors_of(&model, path, body)?),
+        _ => {
+            let request = tensors_of(&model, path, body)?;
+            lease.grow_by(request.inputs.iter().map(|input| input.data().len()).sum())?;
+            Work::Infer(request)
+        }
     };
-    Ok(Asked { model, work, terms, _lease })
+    Ok(Asked { model, work, terms, _lease: lease })
 }
 
 fn items(path: &ModelPath, body: Bytes) -> Result<ItemsRequest, Fault> {

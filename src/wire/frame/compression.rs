@@ -141,7 +141,7 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let refused = decompress(bomb, Encoding::Gzip, 20 << 20, budget.lease()).await;
         let kind = refused.map_err(|error| Fault::from(error).kind).unwrap_err();
-        assert_eq!((kind, budget.held()), (FaultKind::BuffersFull, 0));
+        assert_eq!((kind, budget.held()), (FaultKind::TooLarge, 0));
     }
 
     #[tokio::test]

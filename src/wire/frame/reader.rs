@@ -257,7 +257,7 @@ mod tests {
         // The prefix alone: what follows would be waited for.
         let announced = Rope::from(vec![0, 0, 0, 0, 100]);
         let refused = request(announced.clone().into(), 100, 99).await.unwrap_err();
-        assert_eq!(Fault::from(refused).kind, crate::call::FaultKind::BuffersFull);
+        assert_eq!(Fault::from(refused).kind, crate::call::FaultKind::TooLarge);
         assert!(matches!(
             request(announced.into(), 100, 100).await,
             Err(FrameError::CutShort { .. })

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::call::Fault;
+use crate::wire::depth::{MAX_DEPTH, is_too_deep};
 use crate::wire::fields::from_object;
 
 /// What matters of a request for chat or completions.
@@ -39,6 +40,10 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
     // The parser does not look into what it skips, but an instance will.
     std::str::from_utf8(body).map_err(|error| wrong(&error))?;
     let document: Document<'_> = from_object(body).map_err(|error| wrong(&error))?;
+    if is_too_deep(body) {
+        let message = format!("the body is nested deeper than {MAX_DEPTH} levels");
+        return Err(Fault::invalid("body", message));
+    }
     let model = document.model.ok_or_else(missing_model)?.get();
     let name = model_name(model)?;
     let stream = match document.stream.map(RawValue::get) {
@@ -109,6 +114,10 @@ mod tests {
             ("", "body"),
             ("[]", "body"),
             (r#" ["a",true]"#, "body"),
+            (
+                &format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(1000), "]".repeat(1000)),
+                "body",
+            ),
             (r#"{"model":"a","model":"b"}"#, "body"),
             ("{}", "model"),
             (r#"{"model":null}"#, "model"),
@@ -116,7 +125,7 @@ mod tests {
             (r#"{"model":5}"#, "model"),
             (r#"{"model":"a","stream":"yes"}"#, "stream"),
         ] {
-            let fault = parse_generation(&Bytes::from_static(text.as_bytes())).unwrap_err();
+            let fault = parse_generation(&Bytes::copy_from_slice(text.as_bytes())).unwrap_err();
             assert_eq!(fault.field.as_deref(), Some(field), "{text}");
         }
         let latin = Bytes::from_static(b"{\"model\":\"a\",\"user\":\"\xe9\"}");

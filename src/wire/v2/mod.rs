@@ -9,9 +9,11 @@ mod message;
 mod parameters;
 mod reply;
 mod request;
+mod weight;
 
 pub use reply::{decode_infer_reply, encode_infer_reply, encode_stream_error, encode_stream_reply};
 pub use request::{DecodedInfer, decode_infer_request, encode_infer_request};
+pub use weight::decoded_bytes;
 
 #[cfg(test)]
 mod tests;

@@ -83,8 +83,6 @@ struct Site {
     routes: Router,
     models: Arc<Models>,
     asked: Arc<Mutex<Vec<(Work, BatchContext)>>>,
-    front: Front,
-    telemetry: Telemetry,
 }
 
 struct Reply {
@@ -127,7 +125,7 @@ impl Site {
         tokio::time::timeout(Duration::from_secs(10), ready).await.unwrap();
         let server = ServerPlan { max_request_bytes: MOST as u64, ..ServerPlan::default() };
         let front = Front::new(Arc::clone(&models), &server, &telemetry);
-        Self { routes: front.routes(), models, asked, front, telemetry }
+        Self { routes: front.routes(), models, asked }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {

@@ -78,11 +78,15 @@ async fn take_in(
     // The body may yet name another priority, where the headers name none.
     model.admits(Some(terms.priority.unwrap_or(1)))?;
     let intake = front.intake(terms.deadline);
-    let (body, _lease) = body.read(headers, front.max_request_bytes, &intake).await?;
+    let (body, mut lease) = body.read(headers, front.max_request_bytes, &intake).await?;
+    let binary_bytes = json_length(headers)?.map_or(0, |json| body.len().saturating_sub(json));
     let mut parsed = parse(headers, body, &model)?;
+    // Tensors that came as JSON are in memory twice; the others are slices of the body.
+    let tensor_bytes: usize = parsed.request.inputs.iter().map(|input| input.data().len()).sum();
+    lease.grow_by(tensor_bytes.saturating_sub(binary_bytes))?;
     terms::add_scheduling(&mut terms, parsed.scheduling, &model, visit.arrived())?;
     parsed.request.version = path.version;
-    Ok(Asked { model, parsed, terms, _lease })
+    Ok(Asked { model, parsed, terms, _lease: lease })
 }
 
 async fn answer(
