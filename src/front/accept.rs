@@ -114,10 +114,12 @@ impl Acceptor {
         loud: &Throttle,
     ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
         let accept = async {
-            let permit = Arc::clone(&self.connections).acquire_owned().await.ok()?;
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
+                        // Not before: a listener to which nobody comes would hold room that another
+                        // one needs.
+                        let permit = Arc::clone(&self.connections).acquire_owned().await.ok()?;
                         // Small frames must not wait for acknowledgements of earlier ones.
                         drop(stream.set_nodelay(true));
                         return Some((stream, permit));

@@ -13,7 +13,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::stage::BOUND;
 
@@ -34,6 +34,13 @@ pub(crate) struct RawConnection {
 impl RawConnection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
+    }
+
+    /// A connection on which little fits that was not read.
+    pub(crate) async fn open_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        Self { stream: socket.connect(address).await.unwrap(), unread: Vec::new() }
     }
 
     /// Sends bytes; what the peer makes of it shows in its reply.
