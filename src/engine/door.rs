@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::call::{Fault, FaultKind};
-use crate::lane::{RefuseReason, TurnedAway};
+use crate::lane::{RefuseReason, TenantId, TurnedAway};
 
 /// How long the word of an engine holds that has not been heard of since: whatever makes it change
 /// its mind wakes it, but for time alone.
@@ -37,11 +37,18 @@ impl Door {
         }
     }
 
-    /// Why a call of this priority would be refused.
-    pub(super) fn refusal(&self, model: &str, priority: u8) -> Option<Fault> {
+    /// Why a call of this priority and tenant would be refused.
+    pub(super) fn refusal(
+        &self,
+        model: &str,
+        priority: u8,
+        tenant: Option<TenantId>,
+    ) -> Option<Fault> {
         let closed = self.0.load();
         let Closed { whom, advice, until } = closed.as_deref()?;
-        if priority < whom.from_priority || Instant::now() >= *until {
+        let is_meant = priority > whom.from_priority
+            || priority == whom.from_priority && whom.tenant.is_none_or(|meant| meant == tenant);
+        if !is_meant || Instant::now() >= *until {
             return None;
         }
         Some(match whom.reason {
@@ -73,16 +80,19 @@ mod tests {
     use super::*;
 
     fn kind(door: &Door, priority: u8) -> Option<FaultKind> {
-        door.refusal("m", priority).map(|fault| fault.kind)
+        door.refusal("m", priority, None).map(|fault| fault.kind)
     }
 
     #[tokio::test(start_paused = true)]
     async fn refuses_those_that_the_engine_named_for_as_long_as_its_word_holds() {
         let door = Door::default();
-        let whom = TurnedAway { from_priority: 2, reason: RefuseReason::QueueFull };
+        let whom =
+            TurnedAway { from_priority: 2, tenant: Some(None), reason: RefuseReason::QueueFull };
         door.set(Some(whom), || Duration::from_secs(3));
         assert_eq!((kind(&door, 1), kind(&door, 2)), (None, Some(FaultKind::QueueFull)));
-        assert_eq!(door.refusal("m", 3).unwrap().retry_after, Some(Duration::from_secs(3)));
+        assert_eq!(door.refusal("m", 3, None).unwrap().retry_after, Some(Duration::from_secs(3)));
+        let other = Some(TenantId(7));
+        assert!(door.refusal("m", 2, other).is_none() && door.refusal("m", 3, other).is_some());
         tokio::time::advance(HOLDS_FOR).await;
         assert_eq!(kind(&door, 3), None);
         door.set(Some(whom), || Duration::ZERO);

@@ -203,13 +203,16 @@ impl Model {
     }
 
     /// Whether a call would be taken in now, as far as that is known without it: `priority` is the
-    /// most urgent that it may turn out to have, `None` for the default.
+    /// most urgent that it may turn out to have, `None` for the default; `tenant` is as in [`Terms`].
     ///
     /// # Errors
     /// When it would be refused whatever it asks for.
-    pub fn admits(&self, priority: Option<u8>) -> Result<(), Fault> {
+    pub fn admits(&self, priority: Option<u8>, tenant: Option<&str>) -> Result<(), Fault> {
         let priority = priority.unwrap_or(self.plan.default_priority);
-        let Some(fault) = self.door.refusal(&self.plan.name, priority) else { return Ok(()) };
+        let tenant = tenant.map(tenant_id);
+        let Some(fault) = self.door.refusal(&self.plan.name, priority, tenant) else {
+            return Ok(());
+        };
         if fault.kind == FaultKind::QueueFull {
             self.metrics.shed(priority, "queue_full");
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
 use super::policy::{Calculated, Calculation, Learned};
-use super::ticket::{CallId, Member, Ticket, Track};
+use super::ticket::{CallId, Member, TenantId, Ticket, Track};
 use super::{InstanceId, Span};
 
 /// Names a batch on its way, and so the slot that it holds.
@@ -258,6 +258,8 @@ pub enum RefuseReason {
 pub struct TurnedAway {
     /// Of this priority, and of all that are less urgent.
     pub from_priority: u8,
+    /// Of that priority itself only those that are of the same tenant, where one is named here.
+    pub tenant: Option<Option<TenantId>>,
     /// Why.
     pub reason: RefuseReason,
 }

@@ -274,7 +274,7 @@ impl<P: Payload> Lane<P> {
 
     /// The calls that [`Event::Arrive`] would only refuse at `now`.
     pub fn turns_away(&self, now: Instant) -> Option<TurnedAway> {
-        let everybody = |reason| Some(TurnedAway { from_priority: 1, reason });
+        let everybody = |reason| Some(TurnedAway { from_priority: 1, tenant: None, reason });
         if self.draining {
             return everybody(RefuseReason::Draining);
         }
@@ -288,8 +288,11 @@ impl<P: Payload> Lane<P> {
             return None;
         }
         let queue = if self.batches.is_empty() { &self.streams } else { &self.batches };
-        let from_priority = queue.last().map_or(1, |last| last.ticket.priority);
-        Some(TurnedAway { from_priority, reason: RefuseReason::QueueFull })
+        let last = &queue.last()?.ticket;
+        // Another tenant that has less may take its place.
+        let tenant = (self.waiting.of(last.tenant) > 1).then_some(last.tenant);
+        let reason = RefuseReason::QueueFull;
+        Some(TurnedAway { from_priority: last.priority, tenant, reason })
     }
 
     pub(super) fn enqueue(&mut self, member: Member<P>) {

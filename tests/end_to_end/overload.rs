@@ -104,7 +104,7 @@ async fn requests_that_would_not_fit_in_memory_are_refused_unread() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_before_the_body_is_sent_but_for_who_is_more_urgent() {
     let stall = Settings { stall: Trigger::Always, ..Settings::default() };
-    let keys = "max_queue_size = 1\nmax_concurrency = 1\nmax_batch_size = 1";
+    let keys = "max_queue_size = 2\nmax_concurrency = 1\nmax_batch_size = 1";
     let stage = Stage::with("", keys, [stall]).await;
     let model = stage.proxy.models.get("linear").unwrap();
     let client = stage.client().await;
@@ -118,8 +118,8 @@ async fn a_full_queue_refuses_before_the_body_is_sent_but_for_who_is_more_urgent
     };
     let _riding = ask(1);
     stage.servers[0].wait_until(|seen| seen.calls == 1, BOUND).await.unwrap();
-    let _waiting = ask(1);
-    eventually(async || model.status().await.unwrap().waiting_rows == 1).await;
+    let _waiting = [ask(1), ask(1)];
+    eventually(async || model.status().await.unwrap().waiting_rows == 2).await;
     let mut caller = RawConnection::open(stage.proxy.http).await;
     for priority in [2, 3] {
         caller
@@ -128,8 +128,10 @@ async fn a_full_queue_refuses_before_the_body_is_sent_but_for_who_is_more_urgent
         caller.send("123456789").await;
         is_refused_for(&caller.reply().await, 503, "queue_full");
     }
-    // One that is more urgent is read, and found to be wrong.
-    for header in ["x-request-priority: 1\r\n", ""] {
+    // One that is more urgent, or may turn out to be, or of a tenant that has less, is read, and found
+    // to be wrong.
+    let other_tenant = "x-request-priority: 2\r\nauthorization: Bearer other\r\n";
+    for header in ["x-request-priority: 1\r\n", "", other_tenant] {
         let mut caller = RawConnection::open(stage.proxy.http).await;
         caller.post(INFER, &format!("content-length: 9\r\n{header}")).await;
         caller.send("123456789").await;

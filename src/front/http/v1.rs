@@ -147,7 +147,7 @@ async fn take_in(
     }
     let front = &state.front;
     let terms = terms::read(headers, id, &model, visit.arrived(), front.trust_tenant_header)?;
-    model.admits(terms.priority)?;
+    model.admits(terms.priority, terms.tenant.as_deref())?;
     let intake = front.intake(terms.deadline);
     let (body, mut lease) = body.read_whole(headers, front.max_request_bytes, &intake).await?;
     let work = match model.kind() {

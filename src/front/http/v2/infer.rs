@@ -76,7 +76,7 @@ async fn take_in(
     let front = &state.front;
     let mut terms = terms::read(headers, id, &model, visit.arrived(), front.trust_tenant_header)?;
     // The body may yet name another priority, where the headers name none.
-    model.admits(Some(terms.priority.unwrap_or(1)))?;
+    model.admits(Some(terms.priority.unwrap_or(1)), terms.tenant.as_deref())?;
     let intake = front.intake(terms.deadline);
     let (body, mut lease) = body.read(headers, front.max_request_bytes, &intake).await?;
     let binary_bytes = json_length(headers)?.map_or(0, |json| body.len().saturating_sub(json));
