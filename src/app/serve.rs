@@ -180,32 +180,8 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         upkeep: JoinSet::new(),
         budget: budget.clone(),
     };
-    let ServerPlan { max_connections, read_timeout, write_timeout, .. } = plan.server;
-    let given_up = telemetry.given_up();
-    let acceptor = |connections: &Arc<Semaphore>| Acceptor {
-        connections: Arc::clone(connections),
-        read_timeout,
-        write_timeout,
-        given_up: given_up.clone(),
-        tasks: running.connection_tasks.clone(),
-        stop: running.stop.clone(),
-    };
-    let connections = Arc::new(Semaphore::new(max_connections as usize));
-    // Whatever callers do, an operator can look.
-    let for_operators = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-    let (first, second) = (acceptor(&connections), acceptor(&connections));
-    let third = acceptor(&for_operators);
-    for (acceptor, (listener, _)) in [(first, http), (second, grpc)] {
-        let site = site.clone();
-        let service = move |request| site.clone().call(request);
-        running.listeners.spawn(acceptor.serve(listener, service));
-    }
     let pages = crate::front::admin::router(models, telemetry.clone(), reloads);
-    let service = move |request: Request<Incoming>| {
-        let pages = pages.clone();
-        async move { into_response(pages.oneshot(request).await) }
-    };
-    running.listeners.spawn(third.serve(admin.0, service));
+    running.listen(&plan.server, &site, [http.0, grpc.0], (admin.0, pages));
     let buffered = telemetry.buffered_bytes();
     running.upkeep.spawn(async move {
         loop {
@@ -219,6 +195,39 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
 }
 
 impl Running {
+    /// Serves calls on `call_listeners`, and pages on another one.
+    fn listen(
+        &mut self,
+        server: &ServerPlan,
+        site: &LiveSite,
+        call_listeners: [TcpListener; 2],
+        (admin_listener, pages): (TcpListener, axum::Router),
+    ) {
+        let given_up = self.telemetry.given_up();
+        let acceptor = |running: &Self, connections: &Arc<Semaphore>| Acceptor {
+            connections: Arc::clone(connections),
+            read_timeout: server.read_timeout,
+            write_timeout: server.write_timeout,
+            given_up: given_up.clone(),
+            tasks: running.connection_tasks.clone(),
+            stop: running.stop.clone(),
+        };
+        let connections = Arc::new(Semaphore::new(server.max_connections as usize));
+        for listener in call_listeners {
+            let site = site.clone();
+            let service = move |request| site.clone().call(request);
+            let acceptor = acceptor(self, &connections);
+            self.listeners.spawn(acceptor.serve(listener, service));
+        }
+        // Whatever callers do, an operator can look.
+        let acceptor = acceptor(self, &Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
+        let service = move |request: Request<Incoming>| {
+            let pages = pages.clone();
+            async move { into_response(pages.oneshot(request).await) }
+        };
+        self.listeners.spawn(acceptor.serve(admin_listener, service));
+    }
+
     /// The metrics page.
     pub fn metrics(&self) -> String {
         self.telemetry.render()

@@ -79,7 +79,7 @@ impl Lease {
     /// When the budget has not got them; the lease stays as it was.
     pub fn grow_by(&mut self, bytes: usize) -> Result<(), Fault> {
         let Some(budget) = &self.budget else { return Ok(()) };
-        let most = budget.0.most;
+        let most = budget.0.most.load(Ordering::Relaxed);
         if bytes > most.saturating_sub(self.bytes) {
             let message = format!(
                 "the request would take more memory than there is for all requests together \
