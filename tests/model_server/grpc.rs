@@ -286,6 +286,41 @@ async fn a_stalled_call_gets_no_answer_while_others_do() {
 }
 
 #[tokio::test]
+async fn a_hanging_server_answers_once_it_hangs_no_more() {
+    let (server, mut client) = server_with(Settings { hang: true, ..Settings::default() }).await;
+    let hanging = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.model_infer(floats(&[1.0])).await }
+    });
+    server.wait_until(|seen| seen.executions == 1, BOUND).await.unwrap();
+    assert!(client.server_ready(pb::ServerReadyRequest {}).await.unwrap().into_inner().ready);
+    assert!(!hanging.is_finished());
+    server.switches().merge(&serde_json::json!({ "hang": false })).unwrap();
+    let answer = bounded(hanging).await.unwrap().unwrap().into_inner();
+    assert_eq!(floats_of(&answer), [3.0]);
+}
+
+#[tokio::test]
+async fn the_journal_tells_who_came_with_whom_and_is_bounded() {
+    let (server, mut client) = server_with(Settings { journal: 2, ..Settings::default() }).await;
+    for values in [&[1.0][..], &[2.0, 3.0], &[4.0, 5.0, 6.0]] {
+        client.model_infer(floats(values)).await.unwrap();
+    }
+    let journal = server.journal();
+    let values: Vec<_> = journal.iter().map(|visit| visit.values.as_slice()).collect();
+    assert_eq!(values, [&[2.0, 3.0][..], &[4.0, 5.0, 6.0]]);
+    assert!(journal.iter().all(|visit| visit.left_us.is_some_and(|left| left >= visit.arrived_us)));
+
+    server.switches().set(|settings| settings.hang = true);
+    let given_up = tokio::spawn(async move { client.model_infer(floats(&[7.0])).await });
+    server.wait_until(|seen| seen.executions == 4, BOUND).await.unwrap();
+    assert_eq!(server.journal().last().unwrap().left_us, None);
+    given_up.abort();
+    server.wait_until(|seen| seen.cancelled == 1, BOUND).await.unwrap();
+    assert!(server.journal().last().unwrap().left_us.is_some());
+}
+
+#[tokio::test]
 async fn streams_repeat_and_report_errors_in_band() {
     let (_server, mut client) = server_with(Settings::default()).await;
     let mut repeated = floats(&[1.0]);

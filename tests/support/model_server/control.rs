@@ -1,7 +1,8 @@
 //! Reading and changing a running server over HTTP, for benches and for trying things by hand.
 //!
 //! `GET /control` gives the settings, `POST /control` merges a JSON object into them;
-//! `GET /statistics` gives the counters, `DELETE /statistics` starts counting anew.
+//! `GET /statistics` gives the counters, `DELETE /statistics` starts counting anew; `GET /journal`
+//! gives the latest KServe v2 batches.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use http::{Response, StatusCode};
 
 use super::engine::Engine;
 use super::faults::kserve_error;
+use super::journal::Visit;
 use super::settings::{FaultStatus, Settings};
 use super::statistics::Statistics;
 
@@ -20,6 +22,7 @@ pub(super) fn router(engine: &Arc<Engine>) -> Router {
     Router::new()
         .route("/control", get(settings).post(change))
         .route("/statistics", get(statistics).delete(reset))
+        .route("/journal", get(journal))
         .with_state(Arc::clone(engine))
 }
 
@@ -39,6 +42,10 @@ async fn change(
 
 async fn statistics(State(engine): State<Arc<Engine>>) -> Json<Statistics> {
     Json(engine.counters.snapshot())
+}
+
+async fn journal(State(engine): State<Arc<Engine>>) -> Json<Vec<Visit>> {
+    Json(engine.journal.visits())
 }
 
 async fn reset(State(engine): State<Arc<Engine>>) -> StatusCode {

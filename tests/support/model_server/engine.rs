@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use super::Options;
+use super::journal::Journal;
 use super::settings::{FaultStatus, Switches};
 use super::statistics::{Counters, Seen};
 use super::timer::Timer;
@@ -17,6 +18,7 @@ pub(super) struct Engine {
     pub(super) embedding_dimensions: usize,
     pub(super) switches: Arc<Switches>,
     pub(super) counters: Arc<Counters>,
+    pub(super) journal: Arc<Journal>,
     /// Fair: batches execute in the order of their arrival.
     slots: Semaphore,
     timer: Timer,
@@ -36,6 +38,7 @@ impl Engine {
             embedding_dimensions: options.embedding_dimensions,
             switches: Arc::new(Switches::new(options.settings.clone())),
             counters: Arc::default(),
+            journal: Arc::default(),
             slots: Semaphore::new(options.parallelism.max(1)),
             timer: Timer::start()?,
         })
@@ -88,6 +91,7 @@ impl Engine {
             self.timer.exactly_at(began + time).await;
             self.counters.execution_ended(rows, began.elapsed());
         }
+        self.switches.while_hanging().await;
         let wrong_rows = self.switches.draw_wrong_rows();
         if poisoned {
             return Err(self.switches.read(|settings| settings.poison_with.clone()));
@@ -103,6 +107,11 @@ impl Engine {
                 text: settings.poison_text.clone(),
             })
         })
+    }
+
+    /// Which number ends the process now; `None` while nothing does.
+    pub(super) fn lethal_number(&self) -> Option<f64> {
+        self.switches.read(|settings| settings.lethal.then_some(settings.lethal_number))
     }
 
     /// Returns after the time between two pieces of a stream; at once when that is zero.

@@ -11,6 +11,9 @@ pub(super) const PLATFORM: &str = "linear";
 pub(super) const EXTENSIONS: [&str; 4] =
     ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
+/// What the process says about its end when a call was lethal.
+const LETHAL_EXIT_CODE: i32 = 86;
+
 /// Executes the inputs as one batch and answers with the requested outputs, all when none is named.
 pub(super) async fn infer(
     engine: &Engine,
@@ -30,6 +33,11 @@ pub(super) async fn infer(
             return Err(FaultStatus::invalid(message));
         }
     }
+    if engine.lethal_number().is_some_and(|number| inputs.iter().any(|input| input.holds(number))) {
+        std::process::exit(LETHAL_EXIT_CODE);
+    }
+    let limit = engine.switches.read(|settings| settings.journal);
+    let _visit = (limit > 0).then(|| engine.journal.begin(first.first_of_rows(), limit));
     let poisoned =
         engine.poison().is_some_and(|poison| inputs.iter().any(|input| input.poisoned(&poison)));
     let executed = engine.execute(rows, poisoned, seen).await?;

@@ -27,13 +27,15 @@
 //!
 //! # Faults
 //! [`Settings`] lists them. They strike inference calls only; health, metadata, `/control` and
-//! `/statistics` (see `control`) always answer.
+//! `/statistics` (see `control`) always answer. `lethal` ends the whole process: it is for servers
+//! that have one of their own.
 
 mod control;
 mod engine;
 mod faults;
 mod generation;
 mod grpc;
+mod journal;
 mod kserve;
 mod listen;
 mod openai;
@@ -55,6 +57,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use generation::reply_to;
+pub use journal::{Visit, unix_time_us};
 pub use openai::{embedding_of, relevance_of};
 pub use settings::{
     DropMoment, FaultStatus, OutputContents, ServiceTime, Settings, SettingsError, Switches,
@@ -157,6 +160,11 @@ impl ModelServer {
     /// What the server has seen so far.
     pub fn statistics(&self) -> Statistics {
         self.engine.counters.snapshot()
+    }
+
+    /// The latest KServe v2 batches, oldest first; as many as the setting `journal` says.
+    pub fn journal(&self) -> Vec<Visit> {
+        self.engine.journal.visits()
     }
 
     /// Starts counting anew; what is open or under way stays counted.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use super::trigger::Trigger;
 
@@ -123,10 +124,20 @@ pub struct Settings {
     pub poison_text: String,
     /// See `poison`; INVALID_ARGUMENT / 400 unless changed.
     pub poison_with: FaultStatus,
+    /// Answer no batch that executes, not even one that has begun, until this is off again; health
+    /// stays green. A batch whose caller goes away makes room for the next.
+    pub hang: bool,
+    /// End the whole process at once when an element of a KServe v2 batch equals `lethal_number`.
+    pub lethal: bool,
+    /// See `lethal`.
+    pub lethal_number: f64,
     /// How gRPC outputs are written.
     pub output_contents: OutputContents,
     /// How many of the latest executions [`Statistics::seen`](super::Statistics::seen) keeps.
     pub record: usize,
+    /// How many of the latest KServe v2 batches [`ModelServer::journal`](super::ModelServer::journal)
+    /// keeps; 0: none.
+    pub journal: usize,
 }
 
 impl Default for Settings {
@@ -155,8 +166,12 @@ impl Default for Settings {
             poison_number: 666.0,
             poison_text: "poison".to_owned(),
             poison_with: FaultStatus::invalid("the batch contains poison"),
+            hang: false,
+            lethal: false,
+            lethal_number: 667.0,
             output_contents: OutputContents::Raw,
             record: 1024,
+            journal: 0,
         }
     }
 }
@@ -206,6 +221,7 @@ pub(super) struct Faults {
 #[derive(Debug)]
 pub struct Switches {
     state: Mutex<State>,
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -222,7 +238,8 @@ pub struct SettingsError(#[from] serde_json::Error);
 impl Switches {
     /// Switches that stand at `settings`.
     pub fn new(settings: Settings) -> Self {
-        Self { state: Mutex::new(State { settings, random: 0x0bad_cafe }) }
+        let state = Mutex::new(State { settings, random: 0x0bad_cafe });
+        Self { state, changed: Notify::new() }
     }
 
     /// A copy of the settings in force, with `next:` counts as far as they have run down.
@@ -230,9 +247,10 @@ impl Switches {
         self.state().settings.clone()
     }
 
-    /// Changes settings in place; later calls see the change, calls under way do not.
+    /// Changes settings in place; later calls see the change, calls under way only that of `hang`.
     pub fn set(&self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.state().settings);
+        self.changed.notify_waiters();
     }
 
     /// Merges a JSON object into the settings. On an error nothing has changed.
@@ -241,6 +259,7 @@ impl Switches {
         let mut merged = serde_json::to_value(&state.settings)?;
         merge_json(&mut merged, patch);
         state.settings = serde_json::from_value(merged)?;
+        self.changed.notify_waiters();
         Ok(state.settings.clone())
     }
 
@@ -277,6 +296,17 @@ impl Switches {
             return time;
         }
         Duration::try_from_secs_f64(time.as_secs_f64() * factor).unwrap_or(time)
+    }
+
+    /// Returns once executions may be answered.
+    pub(super) async fn while_hanging(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.read(|settings| settings.hang) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     pub(super) fn draw_wrong_rows(&self) -> bool {

@@ -98,20 +98,36 @@ impl Tensor {
     }
 
     pub(super) fn poisoned(&self, poison: &Poison) -> bool {
-        let number = poison.number;
         match self.datatype.as_str() {
-            "FP32" => any_element(&self.data, |x| f64::from(f32::from_le_bytes(x)) == number),
-            "FP64" => any_element(&self.data, |x| f64::from_le_bytes(x) == number),
-            "INT32" => any_element(&self.data, |x| f64::from(i32::from_le_bytes(x)) == number),
-            "INT64" => any_element(&self.data, |x| i64::from_le_bytes(x) as f64 == number),
             "BYTES" => {
                 let text = poison.text.as_bytes();
                 let parts = split_bytes(&self.data).unwrap_or_default();
                 let holds = |part: &Bytes| part.windows(text.len().max(1)).any(|w| w == text);
                 parts.iter().any(holds)
             }
+            _ => self.holds(poison.number),
+        }
+    }
+
+    /// Whether an element of a numeric tensor is this number.
+    pub(super) fn holds(&self, number: f64) -> bool {
+        match self.datatype.as_str() {
+            "FP32" => any_element(&self.data, |x| f64::from(f32::from_le_bytes(x)) == number),
+            "FP64" => any_element(&self.data, |x| f64::from_le_bytes(x) == number),
+            "INT32" => any_element(&self.data, |x| f64::from(i32::from_le_bytes(x)) == number),
+            "INT64" => any_element(&self.data, |x| i64::from_le_bytes(x) as f64 == number),
             _ => false,
         }
+    }
+
+    /// The first element of each row of an FP32 tensor; nothing for other datatypes.
+    pub(super) fn first_of_rows(&self) -> Vec<f32> {
+        let (rows, floats) = (self.rows(), self.data.as_chunks::<4>().0);
+        if self.datatype != "FP32" || rows == 0 {
+            return Vec::new();
+        }
+        let columns = (floats.len() / rows).max(1);
+        floats.iter().step_by(columns).map(|bytes| f32::from_le_bytes(*bytes)).collect()
     }
 
     /// The first element as text, to recognise a call by.
