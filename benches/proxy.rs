@@ -29,7 +29,8 @@ use support::caller::Protocol;
 use support::load::Load;
 use support::measured::Series;
 use support::report::{Format, Ideal, Line};
-use support::stage::{self, Setup, Stage, Target};
+use support::servers::{MODEL_SERVER_ROLE, serve_model};
+use support::stage::{Setup, Stage, Target};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
@@ -114,8 +115,8 @@ fn main() -> Result<(), Failure> {
     // One thread: cheap, and what it measures is not moved between processors.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(stage::MODEL_SERVER_ROLE) {
-        return runtime.block_on(stage::serve_model(&arguments.collect::<Vec<_>>()));
+    if arguments.next().as_deref() == Some(MODEL_SERVER_ROLE) {
+        return runtime.block_on(serve_model(&arguments.collect::<Vec<_>>()));
     }
     let bench = Bench::new(Arguments::parse());
     runtime.block_on(bench.run())

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::Failure;
+use super::asker::{Asker, Outcome as Answer, Question};
 use super::caller::Caller;
 use super::measured::Measured;
 use super::pace::{Gaps, Pacer};
+use super::records::Records;
 
 /// Calls under way beyond this are not sent but counted as failed: the target is lost.
 const MAX_UNDER_WAY: usize = 20_000;
@@ -73,6 +75,43 @@ async fn open_loop(
     }
     measured.elapsed = length;
     Ok(measured)
+}
+
+/// Asks in an open loop: `next` says what the call of each number asks, and of which kind it is.
+pub async fn offer(
+    asker: &Arc<Asker>,
+    gaps: Gaps,
+    length: Duration,
+    mut next: impl FnMut(usize) -> (Question, u8),
+) -> Result<Records, Failure> {
+    let mut records = Records::default();
+    let mut pacer = Pacer::start(gaps, length)?;
+    let mut under_way = JoinSet::new();
+    let mut index = 0;
+    while let Some(intended) = pacer.due.recv().await {
+        while let Some(ended) = under_way.try_join_next() {
+            let (intended, latency, kind, outcome) = ended?;
+            records.push(intended, latency, kind, outcome);
+        }
+        let (question, kind) = next(index);
+        if under_way.len() >= MAX_UNDER_WAY {
+            let outcome = Answer::failed("not sent", "too many calls under way");
+            records.push(intended, Duration::ZERO, kind, outcome);
+            continue;
+        }
+        records.lags.push(intended.elapsed());
+        let asker = Arc::clone(asker);
+        under_way.spawn(async move {
+            let outcome = asker.ask(question, index).await;
+            (intended, intended.elapsed(), kind, outcome)
+        });
+        index += 1;
+    }
+    while let Some(ended) = under_way.join_next().await {
+        let (intended, latency, kind, outcome) = ended?;
+        records.push(intended, latency, kind, outcome);
+    }
+    Ok(records)
 }
 
 async fn closed_loop(

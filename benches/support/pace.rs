@@ -9,17 +9,40 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::model_server::sharpen_this_thread;
 
-/// Gaps of a Poisson process from a seeded SplitMix64: the same seed gives the same schedule.
+/// SplitMix64: the same seed gives the same numbers.
+#[derive(Clone, Debug)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// Numbers from this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// A number in (0, 1], so that its logarithm is finite.
+    pub fn unit(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        ((mixed >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Gaps of a Poisson process: the same seed gives the same schedule.
 #[derive(Clone, Debug)]
 pub struct Gaps {
-    state: u64,
+    random: Random,
     mean_seconds: f64,
 }
 
 impl Gaps {
     /// Gaps at `rate` arrivals a second.
     pub fn new(rate: f64, seed: u64) -> Self {
-        Self { state: seed, mean_seconds: 1.0 / rate }
+        Self { random: Random::new(seed), mean_seconds: 1.0 / rate }
     }
 }
 
@@ -27,14 +50,7 @@ impl Iterator for Gaps {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        // In (0, 1], so that its logarithm is finite.
-        let unit = ((mixed >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        Duration::try_from_secs_f64(-unit.ln() * self.mean_seconds).ok()
+        Duration::try_from_secs_f64(-self.random.unit().ln() * self.mean_seconds).ok()
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Failure;
 
@@ -21,6 +22,20 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct Process {
     name: String,
     child: Child,
+    log: PathBuf,
+}
+
+/// What a process can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// SIGTERM: end in good order.
+    Terminate,
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGSTOP: stand still; the kernel goes on accepting connections for it.
+    Freeze,
+    /// SIGCONT: go on.
+    Thaw,
 }
 
 impl Process {
@@ -44,28 +59,60 @@ impl Process {
             .stderr(errors)
             .spawn()
             .map_err(|error| format!("{name} ({}) does not start: {error}", program.display()))?;
-        Ok(Self { name: name.to_owned(), child })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// Waits until the process accepts connections at all of the addresses.
-    pub fn wait_until_listening(
-        &mut self,
-        addresses: &[SocketAddr],
-        log: &Path,
-    ) -> Result<(), Failure> {
+    pub async fn wait_until_listening(&mut self, addresses: &[SocketAddr]) -> Result<(), Failure> {
         let give_up = Instant::now() + START_BOUND;
         for address in addresses {
-            while TcpStream::connect(address).is_err() {
-                let ended = self.child.try_wait()?.map(|status| format!("ended with {status}"));
+            while tokio::net::TcpStream::connect(address).await.is_err() {
+                let ended = self.ended()?.map(|status| format!("ended with {status}"));
                 let late = (Instant::now() > give_up).then(|| format!("is not at {address}"));
                 if let Some(why) = ended.or(late) {
-                    let log = fs::read_to_string(log).unwrap_or_default();
-                    return Err(format!("{} {why}:\n{log}", self.name).into());
+                    return Err(format!("{} {why}:\n{}", self.name, self.output()).into());
                 }
-                thread::sleep(Duration::from_millis(10));
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
         Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn tell(&self, what: Tell) -> Result<(), Failure> {
+        let signal = match what {
+            Tell::Terminate => Signal::TERM,
+            Tell::Reload => Signal::HUP,
+            Tell::Freeze => Signal::STOP,
+            Tell::Thaw => Signal::CONT,
+        };
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Ends the process at once, by SIGKILL.
+    pub fn kill(&mut self) -> Result<(), Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// How the process has ended; `None`: it runs.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// What the process has written.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Memory that the process has in use now.
+    pub fn resident_bytes(&self) -> Result<u64, Failure> {
+        let id = self.child.id();
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kilobytes.ok_or_else(|| format!("cannot read VmRSS of process {id}"))? << 10)
     }
 
     /// Processor time used so far, user and system.

@@ -1,26 +1,20 @@
 //! The stage of a scenario: model servers and proxies in processes of their own.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fs};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-
+use super::batchwise::Batchwise;
 use super::caller::{Caller, Protocol};
+use super::directory::Directory;
 use super::load::{self, Load};
 use super::measured::{Batches, Measured};
 use super::process::{Process, free_addresses, processor_time};
+use super::servers::{ModelServers, Server};
 use super::{Failure, envoy};
-use crate::model_server::{ModelServer, Options, ServiceTime, Settings};
-
-/// The first argument that makes this program a model server.
-pub const MODEL_SERVER_ROLE: &str = "model-server";
+use crate::model_server::{ServiceTime, Settings};
 
 /// How the scenarios are set up.
 #[derive(Clone, Debug)]
@@ -41,17 +35,9 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Stage {
     setup: Setup,
-    backends: Vec<Backend>,
-    http: Client<HttpConnector, Full<Bytes>>,
+    servers: ModelServers,
     max_batch: u32,
     directory: Directory,
-}
-
-#[derive(Debug)]
-struct Backend {
-    process: Process,
-    grpc: SocketAddr,
-    http: SocketAddr,
 }
 
 /// What load is put on: the first model server itself, or a proxy before all of them.
@@ -60,7 +46,13 @@ pub struct Target {
     /// The name in tables.
     pub name: &'static str,
     caller: Arc<Caller>,
-    proxy: Option<Process>,
+    proxy: Option<ProxyProcess>,
+}
+
+#[derive(Debug)]
+enum ProxyProcess {
+    Batchwise(Box<Batchwise>),
+    Envoy(Process),
 }
 
 impl Stage {
@@ -72,43 +64,27 @@ impl Stage {
         max_batch: u32,
     ) -> Result<Self, Failure> {
         let directory = Directory::create()?;
-        let mut backends = Vec::with_capacity(instances);
-        for index in 0..instances {
-            let [grpc, http] = free_addresses()?;
-            let settings =
-                Settings { service, max_batch_size: max_batch, record: 0, ..Settings::default() };
-            let arguments = [
-                MODEL_SERVER_ROLE.to_owned(),
-                grpc.to_string(),
-                http.to_string(),
-                serde_json::to_string(&settings)?,
-            ];
-            let log = directory.file(&format!("model-server-{index}.log"));
-            let program = env::current_exe()?;
-            let mut process = Process::start("the model server", &program, arguments, &log)?;
-            process.wait_until_listening(&[grpc, http], &log)?;
-            backends.push(Backend { process, grpc, http });
-        }
-        let http = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { setup: setup.clone(), backends, http, max_batch, directory })
+        let settings =
+            Settings { service, max_batch_size: max_batch, record: 0, ..Settings::default() };
+        let servers = ModelServers::start(instances, &settings, &directory).await?;
+        Ok(Self { setup: setup.clone(), servers, max_batch, directory })
     }
 
     /// The first model server itself.
     pub async fn direct(&self) -> Result<Target, Failure> {
-        let backend = self.backends.first().ok_or("no model server")?;
+        let server = self.servers.get(0)?;
         let address = match self.setup.protocol {
-            Protocol::Grpc => backend.grpc,
-            Protocol::Http => backend.http,
+            Protocol::Grpc => server.grpc,
+            Protocol::Http => server.http,
         };
         self.target("direct", address, None).await
     }
 
     /// batchwise before all model servers.
     pub async fn batchwise(&self) -> Result<Target, Failure> {
-        let [http, grpc, admin] = free_addresses()?;
-        let (protocol, address) = match self.setup.protocol {
-            Protocol::Grpc => ("kserve-grpc", grpc),
-            Protocol::Http => ("kserve-http", http),
+        let protocol = match self.setup.protocol {
+            Protocol::Grpc => "kserve-grpc",
+            Protocol::Http => "kserve-http",
         };
         let urls: Vec<String> =
             self.backend_addresses().iter().map(|at| format!("\"http://{at}\"")).collect();
@@ -119,17 +95,14 @@ impl Stage {
             self.max_batch,
             self.setup.model_settings.join("\n"),
         );
-        let file = self.directory.file("models.toml");
-        fs::write(&file, configuration)?;
-        let mut arguments = vec!["serve".to_owned(), "--config".to_owned(), path_text(&file)?];
-        for (flag, address) in [("--http", http), ("--grpc", grpc), ("--admin", admin)] {
-            arguments.extend([flag.to_owned(), address.to_string()]);
-        }
-        let log = self.directory.file("batchwise.log");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_batchwise"));
-        let mut proxy = Process::start("batchwise", &program, arguments, &log)?;
-        proxy.wait_until_listening(&[http, grpc, admin], &log)?;
-        self.target("batchwise", address, Some(proxy)).await
+        let proxy =
+            Batchwise::start(&program, "batchwise", &configuration, &self.directory).await?;
+        let address = match self.setup.protocol {
+            Protocol::Grpc => proxy.grpc,
+            Protocol::Http => proxy.http,
+        };
+        self.target("batchwise", address, Some(ProxyProcess::Batchwise(Box::new(proxy)))).await
     }
 
     /// Envoy before all model servers, when its program was given.
@@ -143,7 +116,7 @@ impl Stage {
         fs::write(&file, envoy::configuration(address, &self.backend_addresses(), http2))?;
         let arguments = [
             "--config-path".to_owned(),
-            path_text(&file)?,
+            file.to_str().ok_or("a temporary path that is not UTF-8")?.to_owned(),
             "--concurrency".to_owned(),
             workers.to_string(),
             "--log-level".to_owned(),
@@ -152,15 +125,15 @@ impl Stage {
         ];
         let log = self.directory.file("envoy.log");
         let mut proxy = Process::start("Envoy", program, arguments, &log)?;
-        proxy.wait_until_listening(&[address], &log)?;
-        self.target("envoy", address, Some(proxy)).await.map(Some)
+        proxy.wait_until_listening(&[address]).await?;
+        self.target("envoy", address, Some(ProxyProcess::Envoy(proxy))).await.map(Some)
     }
 
     async fn target(
         &self,
         name: &'static str,
         address: SocketAddr,
-        proxy: Option<Process>,
+        proxy: Option<ProxyProcess>,
     ) -> Result<Target, Failure> {
         let Setup { protocol, connections, columns, .. } = self.setup;
         let caller = Caller::connect(protocol, address, connections, columns).await?;
@@ -176,11 +149,11 @@ impl Stage {
     }
 
     fn backend_addresses(&self) -> Vec<SocketAddr> {
-        let address = |backend: &Backend| match self.setup.protocol {
-            Protocol::Grpc => backend.grpc,
-            Protocol::Http => backend.http,
+        let address = |server: &Server| match self.setup.protocol {
+            Protocol::Grpc => server.grpc,
+            Protocol::Http => server.http,
         };
-        self.backends.iter().map(address).collect()
+        self.servers.iter().map(address).collect()
     }
 
     /// Puts load on one target and measures it together with the model servers behind it.
@@ -207,64 +180,15 @@ impl Stage {
 
     /// Of the proxy; of the model server, where load goes to it directly.
     fn processor_time(&self, target: &Target) -> Result<Duration, Failure> {
-        match (&target.proxy, self.backends.first()) {
-            (Some(proxy), _) => proxy.processor_time(),
-            (None, Some(backend)) => backend.process.processor_time(),
-            (None, None) => Ok(Duration::ZERO),
+        match &target.proxy {
+            Some(ProxyProcess::Batchwise(proxy)) => proxy.processor_time(),
+            Some(ProxyProcess::Envoy(proxy)) => proxy.processor_time(),
+            None => self.servers.get(0)?.processor_time(),
         }
     }
 
     async fn batches(&self) -> Result<Batches, Failure> {
-        let mut sum = Batches::default();
-        for backend in &self.backends {
-            let uri = format!("http://{}/statistics", backend.http).parse()?;
-            let body = self.http.get(uri).await?.into_body().collect().await?.to_bytes();
-            let statistics: serde_json::Value = serde_json::from_slice(&body)?;
-            let count = |name: &str| statistics.get(name).and_then(serde_json::Value::as_u64);
-            sum.executions += count("executions").ok_or("no count of executions")?;
-            sum.rows += count("rows").ok_or("no count of rows")?;
-        }
-        Ok(sum)
-    }
-}
-
-/// The life of a model server process: until it is killed.
-pub async fn serve_model(arguments: &[String]) -> Result<(), Failure> {
-    let [grpc, http, settings] = arguments else {
-        return Err(format!("{MODEL_SERVER_ROLE} takes GRPC HTTP SETTINGS").into());
-    };
-    let options = Options {
-        grpc: grpc.parse()?,
-        http: http.parse()?,
-        settings: serde_json::from_str(settings)?,
-        ..Options::default()
-    };
-    let _server = ModelServer::start(options).await?;
-    std::future::pending().await
-}
-
-fn path_text(path: &std::path::Path) -> Result<String, Failure> {
-    Ok(path.to_str().ok_or("a temporary path that is not UTF-8")?.to_owned())
-}
-
-/// A directory that is removed with everything in it.
-#[derive(Debug)]
-struct Directory(PathBuf);
-
-impl Directory {
-    fn create() -> Result<Self, Failure> {
-        let path = env::temp_dir().join(format!("batchwise-bench-{}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let counted = self.servers.counted().await?;
+        Ok(Batches { executions: counted.executions, rows: counted.rows })
     }
 }
