@@ -74,18 +74,19 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     report.phase("answered, gRPC", &seen.answered.of_kind(GRPC));
     report.phase("answered, HTTP/1.1", &seen.answered.of_kind(HTTP1));
     let arrivals = arrivals(&scene).await?;
-    let mut too_late = 0;
     for (kind, name) in [(GRPC, "HTTP/2 reset"), (HTTP1, "HTTP/1 close")] {
         let gone = seen.gone.get(&kind).map_or(&[][..], Vec::as_slice);
         let (mut never, mut before, mut on_the_way) = (0, 0, 0);
+        let mut too_late_us = Vec::new();
         for (x, gone_us) in gone {
             match arrivals.get(&x.to_bits()) {
                 None => never += 1,
                 Some(arrived_us) if arrived_us <= gone_us => before += 1,
                 Some(arrived_us) if *arrived_us <= gone_us + ON_ITS_WAY_US => on_the_way += 1,
-                Some(_) => too_late += 1,
+                Some(arrived_us) => too_late_us.push(arrived_us - gone_us),
             }
         }
+        too_late_us.sort_unstable();
         report.note(format!(
             "{name}: {} gone; {never} never reached a model server, {before} had, {on_the_way} did \
              within {} ms",
@@ -94,8 +95,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
         ));
         report.at_least(format!("{name}: gone while waiting"), f64::from(never), 100.0, "");
         report.at_least(format!("{name}: gone in flight"), f64::from(before), 100.0, "");
+        let what = format!("{name}: sent to a model server after the caller had gone");
+        report.none(what, too_late_us.len() as u64);
+        if let (Some(first), Some(last)) = (too_late_us.first(), too_late_us.last()) {
+            report.note(format!("{name}: {} to {} ms after", first / 1000, last / 1000));
+        }
     }
-    report.none("calls sent to a model server after their caller had gone", too_late);
     report.none("other calls without the right answer", seen.answered.all().not_right());
     let at_the_end = format!("{}, {QUIET_BOUND:?} later", GAUGES.join(" and "));
     report.at_most(at_the_end, queue + inflight, 0.0, "");

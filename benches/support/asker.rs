@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
 use prost::Message as _;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -211,6 +212,7 @@ fn refusal(status: &HeaderMap, head: &HeaderMap) -> Option<Outcome> {
     let said = text(status, "x-batchwise-reason").or_else(|| text(head, "x-batchwise-reason"));
     let reason = format!("gRPC {code} {}", said.unwrap_or_default());
     let message = text(status, "grpc-message").unwrap_or_default();
+    let message = percent_decode_str(&message).decode_utf8_lossy().into_owned();
     Some(Outcome::Failed { reason: reason.trim_end().to_owned(), message })
 }
 
