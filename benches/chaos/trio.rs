@@ -85,7 +85,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let load = super::scene::load(&scene.asker, rate, length, scene.seed);
     let script = trouble(&mut scene.servers, length);
     let (records, script) = tokio::join!(load, script);
-    let (records, troubles) = (records?, script?);
+    let (records, spells) = (records?, script?);
 
     let setting = format!(
         "{}, {rate:.0}/s, {} % of the capacity; one after the other in trouble for {TROUBLE:?}",
@@ -94,36 +94,54 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     );
     let mut report = Report::new("trio", setting);
     report.totals(&records, scene.servers.counted().await?.since(counted));
-    if let Some((_, first, _)) = troubles.first() {
-        report.phase("before", &records.before(*first));
+    if let Some(first) = spells.first() {
+        report.phase("before", &records.before(first.from));
     }
     for trouble in Trouble::ALL {
-        let spans: Vec<(Instant, Instant)> = troubles
-            .iter()
-            .filter(|(kind, _, _)| *kind == trouble)
-            .map(|(_, from, to)| (*from, *to))
-            .collect();
+        let spells: Vec<&Spell> = spells.iter().filter(|spell| spell.trouble == trouble).collect();
         let within = records.those(|call| {
-            spans.iter().any(|(from, to)| call.ended() >= *from && call.intended < *to + REST)
+            let within =
+                |spell: &&Spell| call.ended() >= spell.from && call.intended < spell.to + REST;
+            spells.iter().any(within)
         });
         report.phase(trouble.name(), &within);
+        let share = rate / INSTANCES as f64 * REST.as_secs_f64();
+        let back = spells.iter().map(|spell| match spell.back_after {
+            Some(after) => format!(
+                "after {:.2} s, {:.0} % of its share",
+                after.as_secs_f64(),
+                100.0 * spell.rows_in_rest as f64 / share
+            ),
+            None => "not at all".to_owned(),
+        });
+        let back: Vec<String> = back.collect();
+        report.note(format!(
+            "back at work in the {REST:?} after it {}: {}",
+            trouble.name(),
+            back.join("; ")
+        ));
     }
-    if let Some((_, _, last)) = troubles.last() {
-        report.phase("after", &records.after(*last + REST / 2));
+    if let Some(last) = spells.last() {
+        report.phase("after", &records.after(last.to + REST / 2));
     }
-    report.note(format!(
-        "{} troubles; a line counts from its beginning to {REST:?} after its end",
-        troubles.len()
-    ));
+    report.note(format!("{} troubles; a line counts until {REST:?} after their end", spells.len()));
     report.none("calls without the right answer", records.all().not_right());
     Ok(report)
 }
 
+/// One model server in trouble.
+struct Spell {
+    trouble: Trouble,
+    from: Instant,
+    to: Instant,
+    /// From its end until the first batch was executed.
+    back_after: Option<Duration>,
+    /// Rows executed from its end until the next trouble.
+    rows_in_rest: u64,
+}
+
 /// One trouble after the other, as many as there is time for.
-async fn trouble(
-    servers: &mut ModelServers,
-    length: Duration,
-) -> Result<Vec<(Trouble, Instant, Instant)>, Failure> {
+async fn trouble(servers: &mut ModelServers, length: Duration) -> Result<Vec<Spell>, Failure> {
     let ends = Instant::now() + length;
     let mut done = Vec::new();
     tokio::time::sleep(REST / 2).await;
@@ -137,8 +155,26 @@ async fn trouble(
         trouble.begin(server).await?;
         tokio::time::sleep(TROUBLE).await;
         trouble.end(server).await?;
-        done.push((trouble, from, Instant::now()));
-        tokio::time::sleep(REST).await;
+        let to = Instant::now();
+        let (back_after, rows_in_rest) = rest(server).await?;
+        done.push(Spell { trouble, from, to, back_after, rows_in_rest });
     }
     Ok(done)
+}
+
+/// Waits until the next trouble: when the model server was given work again, and how much of it.
+async fn rest(server: &Server) -> Result<(Option<Duration>, u64), Failure> {
+    let began = Instant::now();
+    let before = server.counted().await?.rows;
+    let mut back_after = None;
+    loop {
+        let rows = server.counted().await?.rows - before;
+        if rows > 0 && back_after.is_none() {
+            back_after = Some(began.elapsed());
+        }
+        if began.elapsed() >= REST {
+            return Ok((back_after, rows));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
