@@ -28,6 +28,7 @@ mod reload;
 mod report;
 mod rolling;
 mod scene;
+mod slow_link;
 mod trio;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ use clap::Parser as _;
 
 use options::{Arguments, Scenario};
 use report::Report;
+use slow_link::SlowLink;
 use support::Failure;
 use support::servers::{MODEL_SERVER_ROLE, serve_model};
 
@@ -53,10 +55,13 @@ fn main() -> Result<ExitCode, Failure> {
 async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut verdicts = Vec::new();
     for scenario in arguments.scenarios() {
-        let report = match play(scenario, arguments).await {
+        let mut report = match play(scenario, arguments).await {
             Ok(report) => report,
             Err(failure) => Report::broken(scenario.name(), &failure),
         };
+        if arguments.network {
+            report.note(SlowLink::describe());
+        }
         report.print(arguments.json)?;
         verdicts.push((report.scenario, report.passed()));
     }

@@ -78,6 +78,10 @@ pub(crate) struct Arguments {
     /// Another program than the one that was built with this.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_batchwise"))]
     pub(crate) batchwise: PathBuf,
+    /// Puts slow and lossy links between the proxy and the model servers: 5 ms each way, 1 % of it
+    /// 200 ms later. `rolling` has none.
+    #[arg(long)]
+    pub(crate) network: bool,
     /// One JSON object for each scenario instead of text.
     #[arg(long)]
     pub(crate) json: bool,

@@ -78,7 +78,9 @@ async fn reload(
         } else {
             // Two of them, in turn: one leaves and one joins each time.
             listed = (0..INSTANCES).filter(|index| *index != turn % INSTANCES).collect();
-            scene.proxy.rewrite(&configuration(arguments, &scene.servers, &listed, &[]))?;
+            let addresses: Vec<_> =
+                listed.iter().filter_map(|index| scene.addresses.get(*index).copied()).collect();
+            scene.proxy.rewrite(&configuration(arguments, &addresses, &[]))?;
         }
         scene.proxy.tell(Tell::Reload)?;
         until(began, at + IN_FORCE).await;

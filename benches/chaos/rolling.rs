@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::options::Arguments;
 use super::relay::{Backend, Relay};
 use super::report::Report;
-use super::scene::{CONNECTIONS, all, configuration, first_answer, load};
+use super::scene::{CONNECTIONS, configuration, first_answer, load};
 use crate::support::Failure;
 use crate::support::asker::Asker;
 use crate::support::batchwise::Batchwise;
@@ -21,7 +21,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let model = arguments.model(1.0);
     let directory = Directory::create()?;
     let servers = ModelServers::start(INSTANCES, &model.settings(), &directory).await?;
-    let text = configuration(arguments, &servers, &all(&servers), &[]);
+    let addresses: Vec<_> = servers.iter().map(|server| server.grpc).collect();
+    let text = configuration(arguments, &addresses, &[]);
     let mut proxies = Vec::new();
     for name in ["first", "second"] {
         let mut proxy = Batchwise::start(&arguments.batchwise, name, &text, &directory).await?;

@@ -1,9 +1,11 @@
 //! What every scenario begins with: model servers, a proxy before them, and who asks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::{Arguments, MAX_BATCH};
+use super::slow_link::SlowLink;
 use crate::model_server::Settings;
 use crate::support::Failure;
 use crate::support::asker::{Asker, Outcome, Question};
@@ -29,6 +31,9 @@ pub(crate) struct Scene {
     pub(crate) servers: ModelServers,
     pub(crate) asker: Arc<Asker>,
     pub(crate) seed: u64,
+    /// Where the proxy reaches the model servers.
+    pub(crate) addresses: Vec<SocketAddr>,
+    _links: Vec<SlowLink>,
     _directory: Directory,
 }
 
@@ -42,11 +47,21 @@ impl Scene {
     ) -> Result<Self, Failure> {
         let directory = Directory::create()?;
         let servers = ModelServers::start(instances, settings, &directory).await?;
-        let text = configuration(arguments, &servers, &all(&servers), model_lines);
+        let mut addresses: Vec<SocketAddr> = servers.iter().map(|server| server.grpc).collect();
+        let mut links = Vec::new();
+        if arguments.network {
+            for (number, address) in (0u64..).zip(&mut addresses) {
+                let link = SlowLink::start(*address, arguments.seed ^ (number << 32)).await?;
+                *address = link.address;
+                links.push(link);
+            }
+        }
+        let text = configuration(arguments, &addresses, model_lines);
         let proxy = Batchwise::start(&arguments.batchwise, "batchwise", &text, &directory).await?;
         let asker = Asker::new(proxy.grpc, CONNECTIONS)?;
         first_answer(&asker).await?;
-        Ok(Self { proxy, servers, asker, seed: arguments.seed, _directory: directory })
+        let seed = arguments.seed;
+        Ok(Self { proxy, servers, asker, seed, addresses, _links: links, _directory: directory })
     }
 
     /// Load that nobody measures, until the proxy has learned what its model servers are like.
@@ -92,21 +107,14 @@ pub(crate) async fn first_answer(asker: &Asker) -> Result<(), Failure> {
     }
 }
 
-/// The numbers of all model servers.
-pub(crate) fn all(servers: &ModelServers) -> Vec<usize> {
-    (0..servers.iter().len()).collect()
-}
-
-/// A models.toml with those of the model servers that are listed.
+/// A models.toml with the model servers at these addresses.
 pub(crate) fn configuration(
     arguments: &Arguments,
-    servers: &ModelServers,
-    listed: &[usize],
+    addresses: &[SocketAddr],
     model_lines: &[&str],
 ) -> String {
-    let listed = servers.iter().enumerate().filter(|(index, _)| listed.contains(index));
     let urls: Vec<String> =
-        listed.map(|(_, server)| format!("\"http://{}\"", server.grpc)).collect();
+        addresses.iter().map(|address| format!("\"http://{address}\"")).collect();
     let own = arguments.model_setting.iter().map(String::as_str);
     let lines: Vec<&str> = model_lines.iter().copied().chain(own).collect();
     format!(
