@@ -78,8 +78,8 @@ pub(crate) struct Arguments {
     /// Another program than the one that was built with this.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_batchwise"))]
     pub(crate) batchwise: PathBuf,
-    /// Puts slow and lossy links between the proxy and the model servers: 5 ms each way, 1 % of it
-    /// 200 ms later. `rolling` has none.
+    /// Puts slow and lossy links between the proxy and the model servers: 2 ms each way, 0.2 % of
+    /// it 200 ms later. `rolling` has none.
     #[arg(long)]
     pub(crate) network: bool,
     /// One JSON object for each scenario instead of text.

@@ -16,9 +16,9 @@ use crate::support::Failure;
 use crate::support::pace::Random;
 
 /// One way.
-const DELAY: Duration = Duration::from_millis(5);
-/// Of what is read at once, this share comes late.
-const LOSS: f64 = 0.01;
+const DELAY: Duration = Duration::from_millis(2);
+/// Of what is read at once, this share comes late. A batch is several such reads.
+const LOSS: f64 = 0.002;
 /// The least time after which Linux sends a segment again.
 const LATE: Duration = Duration::from_millis(200);
 const CHUNK_BYTES: usize = 64 << 10;

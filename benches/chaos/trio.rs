@@ -14,6 +14,8 @@ use crate::support::servers::{ModelServers, Server};
 const INSTANCES: usize = 3;
 /// Of the capacity of all three: more than two can do, so that calls pile up while one is out.
 const LOAD: f64 = 0.7;
+/// Over slow links a model server can do less than it could.
+const LOAD_OVER_LINKS: f64 = 0.5;
 const TROUBLE: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,8 @@ fn failing(grpc: i32, http: u16) -> Value {
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let model = arguments.model(1.0);
-    let rate = model.capacity(INSTANCES) * LOAD;
+    let share = if arguments.network { LOAD_OVER_LINKS } else { LOAD };
+    let rate = model.capacity(INSTANCES) * share;
     let mut scene = Scene::start(arguments, INSTANCES, &model.settings(), &[]).await?;
     scene.warm_up(rate).await?;
     let length = arguments.length(50);
@@ -90,7 +93,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let setting = format!(
         "{}, {rate:.0}/s, {} % of the capacity; one after the other in trouble for {TROUBLE:?}",
         model.describe(INSTANCES),
-        LOAD * 100.0
+        share * 100.0
     );
     let mut report = Report::new("trio", setting);
     report.totals(&records, scene.servers.counted().await?.since(counted));
