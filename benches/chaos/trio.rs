@@ -9,6 +9,7 @@ use super::report::Report;
 use super::scene::Scene;
 use crate::support::Failure;
 use crate::support::process::Tell;
+use crate::support::records::Records;
 use crate::support::servers::{ModelServers, Server};
 
 const INSTANCES: usize = 3;
@@ -41,8 +42,8 @@ impl Trouble {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Killed => "killed, started again",
-            Self::Frozen => "stopped (SIGSTOP)",
+            Self::Killed => "is killed, started again",
+            Self::Frozen => "is stopped (SIGSTOP)",
             Self::Resets => "resets connections",
             Self::Garbage => "answers garbage",
             Self::Internal => "answers INTERNAL",
@@ -128,8 +129,35 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
         report.phase("after", &records.after(last.to + REST / 2));
     }
     report.note(format!("{} troubles; a line counts until {REST:?} after their end", spells.len()));
+    if let Some(note) = outliers(&records, &spells) {
+        report.note(note);
+    }
     report.none("calls without the right answer", records.all().not_right());
     Ok(report)
+}
+
+/// Calls that took far longer than the others, and what happened when the longest of them was sent.
+fn outliers(records: &Records, spells: &[Spell]) -> Option<String> {
+    let limit_ms = 1.5 * records.all().quantile_ms(0.999);
+    let longer = records.those(|call| call.latency.as_secs_f64() * 1e3 > limit_ms);
+    let longest = records.calls.iter().max_by_key(|call| call.latency)?;
+    let sent_during =
+        |spell: &&Spell| spell.from <= longest.ended() && longest.intended < spell.to + REST;
+    let spell = spells.iter().find(sent_during)?;
+    Some(format!(
+        "{} calls took more than 1.5 x p99.9 ({limit_ms:.0} ms); the longest of all was under way when \
+         one {}: sent {:.1} s after that began, it took {:.1} s and ended {:?}",
+        longer.calls,
+        spell.trouble.name(),
+        seconds_since(spell.from, longest.intended),
+        longest.latency.as_secs_f64(),
+        longest.end,
+    ))
+}
+
+fn seconds_since(earlier: Instant, later: Instant) -> f64 {
+    let before = earlier.saturating_duration_since(later).as_secs_f64();
+    later.saturating_duration_since(earlier).as_secs_f64() - before
 }
 
 /// One model server in trouble.
