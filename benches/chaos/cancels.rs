@@ -185,9 +185,9 @@ async fn ask_http1(address: SocketAddr, question: Question) -> Outcome {
 }
 
 async fn exchange_http1(address: SocketAddr, question: Question) -> Result<Outcome, Failure> {
-    let x = question.x;
+    let Question { x, mark, .. } = question;
     let tensor =
-        serde_json::json!({ "name": "x", "datatype": "FP32", "shape": [1, 1], "data": [x] });
+        serde_json::json!({ "name": "x", "datatype": "FP32", "shape": [1, 2], "data": [x, mark] });
     let body = serde_json::json!({ "inputs": [tensor] }).to_string();
     let request = Request::post("/v2/models/linear/infer")
         .header(header::HOST, address.to_string())
@@ -212,11 +212,12 @@ async fn exchange_http1(address: SocketAddr, question: Question) -> Result<Outco
         return Ok(Outcome::Failed { reason: format!("HTTP {status}"), message });
     }
     let answer: serde_json::Value = serde_json::from_slice(&body)?;
-    let y = answer.pointer("/outputs/0/data/0").and_then(serde_json::Value::as_f64);
-    if y == Some(f64::from(2.0 * x + 1.0)) {
+    let data = answer.pointer("/outputs/0/data").cloned().unwrap_or_default();
+    let y: Vec<f32> = serde_json::from_value(data)?;
+    if y == question.answer() {
         return Ok(Outcome::Right);
     }
-    Ok(Outcome::Wrong(format!("{y:?} to the question {x}")))
+    Ok(Outcome::Wrong(format!("{y:?} to the {question:?}")))
 }
 
 /// Waits for the gauges to come to zero: what they and the model servers show in the end.

@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::options::Arguments;
 use super::report::Report;
-use super::scene::{Scene, plain};
+use super::scene::{Scene, marked, plain};
 use crate::model_server::Settings;
 use crate::support::Failure;
-use crate::support::asker::Question;
 use crate::support::load::offer;
 use crate::support::pace::Gaps;
 use crate::support::servers::ModelServers;
 
 const INSTANCES: usize = 3;
 const LOAD: f64 = 0.4;
-const LETHAL: Question = Question { x: -2.0, priority: None };
+/// The second column of lethal calls.
+const LETHAL: f32 = -2.0;
 const BETWEEN: Duration = Duration::from_secs(5);
 /// How long it takes until somebody starts a dead model server again.
 const ABSENCE: Duration = Duration::from_millis(300);
@@ -26,7 +26,7 @@ const KILLER: u8 = 1;
 pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let model = arguments.model(1.0);
     let rate = model.capacity(INSTANCES) * LOAD;
-    let lethal_number = f64::from(LETHAL.x);
+    let lethal_number = f64::from(LETHAL);
     let settings = Settings { lethal: true, lethal_number, ..model.settings() };
     let mut scene = Scene::start(arguments, INSTANCES, &settings, &[]).await?;
     scene.warm_up(rate).await?;
@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
             return (plain(index), INNOCENT);
         }
         next_killer = now + BETWEEN;
-        (LETHAL, KILLER)
+        (marked(index, LETHAL), KILLER)
     };
     let load = offer(&scene.asker, Gaps::new(rate, arguments.seed), length, next);
     let (records, deaths) = tokio::join!(load, supervise(&mut scene.servers, ends));

@@ -31,6 +31,7 @@ const BULK_SHARE: f64 = 0.05;
 const MEMORY_RATIO: f64 = 1.1;
 /// Less than this share of the intended calls, and it was no overload.
 const OFFERED_SHARE: f64 = 0.97;
+const LATE_MS: f64 = 20.0;
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let model = arguments.model(SCALE);
@@ -66,7 +67,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     report.phase("priority 1", &urgent);
     report.phase("priority 3", &bulk);
     report.phase("priority 3, answered", &records.those(|call| call.kind == BULK && right(call)));
-    report.note(format!("calls were sent {:.1} ms late at p99", records.lag_ms(0.99)));
     let full_ms = model.full_batch().as_secs_f64() * 1e3;
     report.note(format!(
         "with nothing but full batches, evenly out of step, an urgent call takes {full_ms:.0} to \
@@ -75,6 +75,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     ));
     let offered = records.calls.len() as f64 / (rate * length.as_secs_f64());
     report.at_least("offered of what was meant", offered, OFFERED_SHARE, "");
+    // Of this program: where it fails, the machine is too busy for the other figures to mean much.
+    report.at_most("calls were sent late, p99", records.lag_ms(0.99), LATE_MS, " ms");
     let goodput = |kind: Option<u8>| goodput(&records, began + RAMP, began + length, kind);
     report.at_least("goodput of the capacity", goodput(None) / capacity, GOODPUT_SHARE, "");
     let bulk_share = goodput(Some(BULK)) / goodput(None).max(1.0);

@@ -7,10 +7,10 @@ use tokio::task::JoinSet;
 
 use super::options::{Arguments, MAX_BATCH};
 use super::report::Report;
-use super::scene::{Scene, plain};
+use super::scene::{Scene, marked, plain};
 use crate::model_server::Settings;
 use crate::support::Failure;
-use crate::support::asker::{Outcome, Question};
+use crate::support::asker::Outcome;
 use crate::support::load::offer;
 use crate::support::pace::{Gaps, Random};
 use crate::support::records::Records;
@@ -19,7 +19,9 @@ use crate::support::servers::Counted;
 const INSTANCES: usize = 2;
 const LOAD: f64 = 0.7;
 const SHARE: f64 = 1e-3;
-const POISON: Question = Question { x: -1.0, priority: None };
+/// The second column of poisonous calls, which are all different in their first: a proxy that
+/// remembers bad inputs has not met them.
+const POISON: f32 = -1.0;
 /// A batch, its halves, their halves ..., down to single calls: 1 + 2 * log2(32).
 const UPSTREAM_CALLS: u64 = 11;
 
@@ -27,7 +29,7 @@ const GOOD: u8 = 0;
 const POISONOUS: u8 = 1;
 
 fn poisonable(settings: Settings) -> Settings {
-    Settings { poison: true, poison_number: f64::from(POISON.x), ..settings }
+    Settings { poison: true, poison_number: f64::from(POISON), ..settings }
 }
 
 pub(crate) async fn one_in_a_thousand(arguments: &Arguments) -> Result<Report, Failure> {
@@ -38,7 +40,11 @@ pub(crate) async fn one_in_a_thousand(arguments: &Arguments) -> Result<Report, F
     let counted = scene.servers.counted().await?;
     let mut random = Random::new(!arguments.seed);
     let next = |index| {
-        if random.unit() < SHARE { (POISON, POISONOUS) } else { (plain(index), GOOD) }
+        if random.unit() < SHARE {
+            (marked(index, POISON), POISONOUS)
+        } else {
+            (plain(index), GOOD)
+        }
     };
     let length = arguments.length(20);
     let records = offer(&scene.asker, Gaps::new(rate, arguments.seed), length, next).await?;
@@ -70,16 +76,16 @@ pub(crate) async fn one_in_a_batch(arguments: &Arguments) -> Result<Report, Fail
     let mut records = Records::default();
     let (mut most_upstream, mut apart, mut wrong_rounds) = (0, 0, 0);
     let began = scene.servers.counted().await?;
-    for round in 0..rounds {
+    for round_number in 0..rounds {
         let before = scene.servers.counted().await?;
         let place = ((random.unit() * f64::from(MAX_BATCH)) as u32).min(MAX_BATCH - 1);
-        let round = ask_together(&scene, round, place).await?;
+        let round = ask_together(&scene, round_number, place).await?;
         let upstream = counted_when_quiet(&scene).await?.since(before).calls;
         most_upstream = most_upstream.max(upstream);
         let (good, bad) = (round.of_kind(GOOD), round.of_kind(POISONOUS));
         let as_wanted = good.right == u64::from(MAX_BATCH - 1) && bad.failed == 1;
         wrong_rounds += u64::from(!as_wanted);
-        apart += u64::from(!travelled_together(&scene).await?);
+        apart += u64::from(!travelled_together(&scene, round_number, place).await?);
         records.extend(round);
     }
 
@@ -104,9 +110,9 @@ async fn ask_together(scene: &Scene, round: u64, place: u32) -> Result<Records, 
     let intended = std::time::Instant::now();
     for number in 0..MAX_BATCH {
         let asker = Arc::clone(&scene.asker);
-        let index = (round * u64::from(MAX_BATCH) + u64::from(number)) as usize;
+        let index = number_of(round, number);
         let (question, kind) =
-            if number == place { (POISON, POISONOUS) } else { (plain(index), GOOD) };
+            if number == place { (marked(index, POISON), POISONOUS) } else { (plain(index), GOOD) };
         calls.spawn(async move { (kind, asker.ask(question, 0).await, intended.elapsed()) });
     }
     let mut records = Records::default();
@@ -115,6 +121,10 @@ async fn ask_together(scene: &Scene, round: u64, place: u32) -> Result<Records, 
         records.push(intended, latency, kind, outcome);
     }
     Ok(records)
+}
+
+fn number_of(round: u64, place: u32) -> usize {
+    (round * u64::from(MAX_BATCH) + u64::from(place)) as usize
 }
 
 /// What the model servers have counted once nothing is under way.
@@ -128,13 +138,13 @@ async fn counted_when_quiet(scene: &Scene) -> Result<Counted, Failure> {
     }
 }
 
-/// Whether the latest full batch holds the poisonous call.
-async fn travelled_together(scene: &Scene) -> Result<bool, Failure> {
+/// Whether the poisonous call of a round was in a full batch.
+async fn travelled_together(scene: &Scene, round: u64, place: u32) -> Result<bool, Failure> {
+    let poisonous = plain(number_of(round, place)).x;
     let mut full = Vec::new();
     for server in scene.servers.iter() {
         let journal = server.journal().await?;
         full.extend(journal.into_iter().filter(|visit| visit.values.len() == MAX_BATCH as usize));
     }
-    let latest = full.iter().max_by_key(|visit| visit.arrived_us);
-    Ok(latest.is_some_and(|visit| visit.values.contains(&POISON.x)))
+    Ok(full.iter().any(|visit| visit.values.contains(&poisonous)))
 }

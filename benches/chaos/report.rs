@@ -74,6 +74,11 @@ impl Report {
         (self.calls, self.failed, self.wrong) = (all.calls, all.failed, all.wrong);
         (self.upstream_calls, self.upstream_rows) = (counted.calls, counted.rows);
         self.notes.extend(records.failures());
+        self.notes.push(format!(
+            "calls were sent {:.1} ms late at p99, {:.1} ms at most",
+            records.lag_ms(0.99),
+            records.lag_ms(1.0)
+        ));
     }
 
     /// A line of the table of latencies.

@@ -90,7 +90,12 @@ pub(crate) async fn load(
 /// The question of a number.
 pub(crate) fn plain(index: usize) -> Question {
     // Below 2^23, so that 2x + 1 is exact.
-    Question { x: (index % (1 << 23)) as f32, priority: None }
+    Question { x: (index % (1 << 23)) as f32, mark: 0.0, priority: None }
+}
+
+/// The question of a number, with a mark that model servers stumble over.
+pub(crate) fn marked(index: usize, mark: f32) -> Question {
+    Question { mark, ..plain(index) }
 }
 
 /// Asks until there is an answer: a proxy may listen before it knows that its servers are well.

@@ -27,13 +27,31 @@ const CONNECTIONS_TRIED: u32 = 4;
 
 const WINDOW_BYTES: u32 = 16 << 20;
 
-/// A call of the model `linear` with one row and one column.
+/// A call of the model `linear` with one row and two columns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Question {
     /// What is asked: the right answer is 2x + 1. Whole numbers below 2^23 have exact ones.
     pub x: f32,
+    /// The second column: what model servers can be told to stumble over, in calls that are else
+    /// all different.
+    pub mark: f32,
     /// The priority; `None`: the proxy's default.
     pub priority: Option<u8>,
+}
+
+impl Question {
+    /// The right answer's row.
+    pub fn answer(self) -> [f32; 2] {
+        [self.x, self.mark].map(|column| 2.0 * column + 1.0)
+    }
+}
+
+fn row([x, mark]: [f32; 2]) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    let (first, second) = bytes.split_at_mut(4);
+    first.copy_from_slice(&x.to_le_bytes());
+    second.copy_from_slice(&mark.to_le_bytes());
+    bytes
 }
 
 /// What became of a call.
@@ -95,7 +113,7 @@ impl Asker {
         for _ in 0..CONNECTIONS_TRIED {
             let mut sender = self.sender(connection).await?;
             match sender.try_send_request(request).await {
-                Ok(response) => return judge(response, question.x).await,
+                Ok(response) => return judge(response, question).await,
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
                     None => {
@@ -118,7 +136,7 @@ impl Asker {
             request = request.header("x-request-priority", u64::from(priority));
         }
         let failed = |error: http::Error| Outcome::failed("no request", error.to_string());
-        request.body(Full::new(frame(question.x))).map_err(failed)
+        request.body(Full::new(frame(question))).map_err(failed)
     }
 
     async fn sender(&self, number: usize) -> Result<http2::SendRequest<Full<Bytes>>, Outcome> {
@@ -157,16 +175,16 @@ async fn open(address: SocketAddr) -> Result<Connection, Failure> {
 }
 
 /// A gRPC frame around the request for one row.
-pub fn frame(x: f32) -> Bytes {
+fn frame(question: Question) -> Bytes {
     let request = pb::ModelInferRequest {
         model_name: "linear".to_owned(),
         inputs: vec![pb::model_infer_request::InferInputTensor {
             name: "x".to_owned(),
             datatype: "FP32".to_owned(),
-            shape: vec![1, 1],
+            shape: vec![1, 2],
             ..Default::default()
         }],
-        raw_input_contents: vec![Bytes::copy_from_slice(&x.to_le_bytes())],
+        raw_input_contents: vec![Bytes::copy_from_slice(&row([question.x, question.mark]))],
         ..Default::default()
     };
     let length = request.encoded_len();
@@ -177,7 +195,7 @@ pub fn frame(x: f32) -> Bytes {
     frame.freeze()
 }
 
-async fn judge(response: Response<Incoming>, x: f32) -> Result<Outcome, Outcome> {
+async fn judge(response: Response<Incoming>, question: Question) -> Result<Outcome, Outcome> {
     if let Some(refused) = refusal(response.headers(), response.headers()) {
         return Err(refused);
     }
@@ -197,11 +215,11 @@ async fn judge(response: Response<Incoming>, x: f32) -> Result<Outcome, Outcome>
     let answer = pb::ModelInferResponse::decode(message)
         .map_err(|error| Outcome::Wrong(format!("no message: {error}")))?;
     let outputs: Vec<&[u8]> = answer.raw_output_contents.iter().map(AsRef::as_ref).collect();
-    let right = (2.0 * x + 1.0).to_le_bytes();
+    let right = row(question.answer());
     if outputs == [right.as_slice()] {
         return Ok(Outcome::Right);
     }
-    Ok(Outcome::Wrong(format!("{outputs:?} to the question {x}")))
+    Ok(Outcome::Wrong(format!("{outputs:?} to the {question:?}")))
 }
 
 fn refusal(status: &HeaderMap, head: &HeaderMap) -> Option<Outcome> {
