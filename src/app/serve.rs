@@ -29,6 +29,8 @@ use crate::wire::intake::Budget;
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections open at once to the admin listener.
 const ADMIN_CONNECTIONS: usize = 256;
+/// How long callers have to hear that their connection is to be closed.
+const HEARING_TIME: Duration = Duration::from_secs(1);
 /// Time kept back from the grace period for connections to flush what was answered.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -85,8 +87,12 @@ pub struct Running {
     shutdown: watch::Receiver<Shutdown>,
     reloader: JoinSet<()>,
     telemetry: Telemetry,
+    /// Ends the listeners for calls.
     stop: CancellationToken,
+    /// Ends the listener for operators, who want to see how a drain goes.
+    stop_admin: CancellationToken,
     listeners: JoinSet<()>,
+    admin_listener: JoinSet<()>,
     connection_tasks: TaskTracker,
     upkeep: JoinSet<()>,
     budget: Budget,
@@ -175,7 +181,9 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
         stop: CancellationToken::new(),
+        stop_admin: CancellationToken::new(),
         listeners: JoinSet::new(),
+        admin_listener: JoinSet::new(),
         connection_tasks: TaskTracker::new(),
         upkeep: JoinSet::new(),
         budget: budget.clone(),
@@ -204,28 +212,30 @@ impl Running {
         (admin_listener, pages): (TcpListener, axum::Router),
     ) {
         let given_up = self.telemetry.given_up();
-        let acceptor = |running: &Self, connections: &Arc<Semaphore>| Acceptor {
-            connections: Arc::clone(connections),
-            read_timeout: server.read_timeout,
-            write_timeout: server.write_timeout,
-            given_up: given_up.clone(),
-            tasks: running.connection_tasks.clone(),
-            stop: running.stop.clone(),
-        };
+        let acceptor =
+            |running: &Self, connections: &Arc<Semaphore>, stop: &CancellationToken| Acceptor {
+                connections: Arc::clone(connections),
+                read_timeout: server.read_timeout,
+                write_timeout: server.write_timeout,
+                given_up: given_up.clone(),
+                tasks: running.connection_tasks.clone(),
+                stop: stop.clone(),
+            };
         let connections = Arc::new(Semaphore::new(server.max_connections as usize));
         for listener in call_listeners {
             let site = site.clone();
             let service = move |request| site.clone().call(request);
-            let acceptor = acceptor(self, &connections);
+            let acceptor = acceptor(self, &connections, &self.stop);
             self.listeners.spawn(acceptor.serve(listener, service));
         }
         // Whatever callers do, an operator can look.
-        let acceptor = acceptor(self, &Arc::new(Semaphore::new(ADMIN_CONNECTIONS)));
+        let acceptor =
+            acceptor(self, &Arc::new(Semaphore::new(ADMIN_CONNECTIONS)), &self.stop_admin);
         let service = move |request: Request<Incoming>| {
             let pages = pages.clone();
             async move { into_response(pages.oneshot(request).await) }
         };
-        self.listeners.spawn(acceptor.serve(admin_listener, service));
+        self.admin_listener.spawn(acceptor.serve(admin_listener, service));
     }
 
     /// The metrics page.
@@ -251,16 +261,23 @@ impl Running {
         self.budget.held()
     }
 
-    /// Refuses new calls, answers what was accepted, closes the connections; all within `grace`.
+    /// Takes no more connections, tells those that are open to go elsewhere, then refuses new calls,
+    /// answers what was accepted and closes; all within `grace`.
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
         // A reload that is under way changes nothing more.
         self.reloader.shutdown().await;
-        let drained = self.models.drain(calls_by).await;
+        self.models.announce_drain();
         self.stop.cancel();
+        // What a caller sent before it heard of it is a call like any other.
+        let heard = async { while self.listeners.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(HEARING_TIME.min(grace / 4), heard).await);
+        let drained = self.models.drain(calls_by).await;
+        self.stop_admin.cancel();
         let closed = async {
             while self.listeners.join_next().await.is_some() {}
+            while self.admin_listener.join_next().await.is_some() {}
             self.connection_tasks.close();
             self.connection_tasks.wait().await;
         };
