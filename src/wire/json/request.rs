@@ -14,7 +14,9 @@ use super::{BINARY, HEADER_LENGTH, json_length};
 use crate::call::{Fault, FaultKind, InferRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{Rope, Tensor};
 use crate::wire::fields::from_object;
-use crate::wire::parameters::{Scheduling, is_about_shared_memory, take_scheduling};
+use crate::wire::parameters::{
+    Scheduling, is_about_shared_memory, is_about_transport, take_scheduling,
+};
 
 /// More tensors than any model has.
 const MAX_TENSORS: usize = 4096;
@@ -194,6 +196,7 @@ fn read_requested_output(
     if let Some(binary) = take_binary_data(&name, &mut parameters)? {
         named.push((name.clone(), binary));
     }
+    parameters.retain(|name, _| !is_about_transport(name));
     Ok(RequestedOutput { name, parameters })
 }
 

@@ -153,6 +153,16 @@ fn a_parameter_keeps_its_last_digit() {
     }
 }
 
+#[test]
+fn how_an_output_travels_is_not_passed_on() {
+    let json = br#"{"inputs":[],"outputs":[{"name":"y","parameters":
+        {"binary_data":true,"binary_data_size":4,"top":1}}]}"#;
+    let parsed = parse_infer_request(&HeaderMap::new(), Bytes::from_static(json)).unwrap();
+    let top = [("top".to_owned(), Parameter::Int64(1))];
+    assert_eq!(parsed.request.outputs[0].parameters, top.into());
+    assert!(parsed.binary_outputs.is_binary("y"));
+}
+
 fn content_type(name: &str) -> Parameters {
     [("content_type".to_owned(), Parameter::String(name.to_owned()))].into()
 }
