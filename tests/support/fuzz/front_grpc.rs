@@ -19,6 +19,10 @@ const LONGEST_STATUS: usize = 4096;
 /// See the module.
 pub fn front_grpc(data: &[u8]) {
     let (method, rest) = input::first_line_text(data);
+    // What follows belongs to no path.
+    if method.contains(['?', '#']) {
+        return;
+    }
     let (headers, body) = input::headers(rest);
     let request = |rope: Rope| -> Option<Request<Body>> {
         let path = format!("{}{method}", batchwise::front::grpc::SERVICE_PATH);
