@@ -16,13 +16,15 @@ use crate::support::servers::ModelServers;
 const INSTANCES: usize = 2;
 const CALLS_PER_SECOND: f64 = 500.0;
 const BETWEEN: Duration = Duration::from_secs(2);
+const SERVER: &str = "[server]\nshutdown_delay = \"500ms\"\n\n";
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let model = arguments.model(1.0);
     let directory = Directory::create()?;
     let servers = ModelServers::start(INSTANCES, &model.settings(), &directory).await?;
     let addresses: Vec<_> = servers.iter().map(|server| server.grpc).collect();
-    let text = configuration(arguments, &addresses, &[]);
+    // The balancer asks every 20 ms who is ready; until it knows, calls keep coming.
+    let text = format!("{SERVER}{}", configuration(arguments, &addresses, &[]));
     let mut proxies = Vec::new();
     for name in ["first", "second"] {
         let mut proxy = Batchwise::start(&arguments.batchwise, name, &text, &directory).await?;
