@@ -112,7 +112,8 @@ impl<P: Payload> Lane<P> {
             }
             let avoid = trial.members.first().and_then(|member| member.avoid);
             let instance = if trial.is_suspect() {
-                self.fleet.reserve(now, avoid)
+                // Any other call is a better probe: who is one and finds nobody has had its chance.
+                self.fleet.reserve(now, avoid, self.batches.is_empty())
             } else {
                 self.fleet.choose(now, Track::Batch, avoid).map(|(instance, _)| instance)
             };

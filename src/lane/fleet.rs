@@ -146,12 +146,14 @@ impl Fleet {
     }
 
     /// An instance that does nothing else, for calls that may be the end of it: it is kept free of others
-    /// until [`Fleet::release`]. Not `avoid` where there is another instance. `None` while it is not
-    /// idle yet, or none is usable.
+    /// until [`Fleet::release`]. Not `avoid` where there is another instance, and none whose breaker
+    /// wants a probe unless these calls are to be the `probe`. `None` while it is not idle yet, or none
+    /// is usable.
     pub(super) fn reserve(
         &mut self,
         now: Instant,
         avoid: Option<InstanceId>,
+        probe: bool,
     ) -> Option<InstanceId> {
         let reserved = self.members.iter().position(|member| member.reserved);
         self.release();
@@ -162,6 +164,7 @@ impl Fleet {
             .iter()
             .zip((0..).map(InstanceId))
             .filter(|&(member, id)| Some(id) != shunned && member.is_usable(now))
+            .filter(|&(member, _)| probe || open(member))
             .min_by_key(|&(member, id)| {
                 let kept = reserved == Some(id.0 as usize);
                 (!open(member), !kept, member.batches, member.last_sent)

@@ -180,9 +180,15 @@ impl<P: Payload> Lane<P> {
         let affordable = self.budget.take();
         let mut again = Vec::new();
         for mut member in members {
-            member.attempts = member.attempts.saturating_add(1);
             member.avoid = Some(flight.instance);
-            if affordable && member.attempts < self.plan.attempts {
+            // Where many instances were just lost, those that are not back yet are found one by one.
+            let bounces = flight.suspect && member.bounces < MAX_BOUNCES;
+            if bounces {
+                member.bounces += 1;
+            } else {
+                member.attempts = member.attempts.saturating_add(1);
+            }
+            if affordable && (bounces || member.attempts < self.plan.attempts) {
                 self.notice(Notice::Retried(blame));
                 again.push(member);
             } else {
