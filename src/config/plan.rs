@@ -273,7 +273,8 @@ impl Default for BreakerPlan {
 /// Whether a batch that an instance failed is sent to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPlan {
-    /// Times that a batch is sent in all; 1: never again.
+    /// Times that a batch is sent in all; 1: never again. An instance that is not even reached does
+    /// not count.
     pub attempts: u32,
     /// Whether a batch may be sent again after an instance may have begun it.
     pub idempotent: bool,

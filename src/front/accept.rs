@@ -28,6 +28,9 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// Clients with one connection send many calls at once; the queue bounds them, not this.
 const MAX_STREAMS: u32 = 4096;
+/// A gateway resets what its own callers give up, in bursts; far fewer would end its connection with
+/// everybody else's calls.
+const MAX_RESET_STREAMS: usize = 1024;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request over HTTP/1.1, and of its fields over HTTP/2; a larger one is
 /// refused with 431.
@@ -161,6 +164,7 @@ impl Acceptor {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
             .max_header_list_size(MAX_FIELD_BYTES)
             .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL));
         builder

@@ -10,7 +10,7 @@ use super::{InstanceId, Instant, Span};
 
 /// Instances that may be lost with one call on board.
 const MAX_LOSSES: u8 = 2;
-/// Times that instances may be too busy for one call before its caller is told.
+/// Times that instances may be too busy for one call, or not reached, before its caller is told.
 const MAX_BOUNCES: u8 = 8;
 
 impl<P: Payload> Lane<P> {
@@ -107,7 +107,7 @@ impl<P: Payload> Lane<P> {
         match blame {
             Blame::Connection => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
-                self.retry_elsewhere(now, flight, members, blame);
+                self.wait_out(now, flight, members, blame);
             }
             Blame::Lost => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
@@ -169,41 +169,18 @@ impl<P: Payload> Lane<P> {
         self.trials.split(case, parts);
     }
 
-    /// Nothing came back: another instance may well serve it.
-    fn retry_elsewhere(
-        &mut self,
-        now: Instant,
-        flight: &Flight,
-        members: Vec<Member<P>>,
-        blame: Blame,
-    ) {
-        let affordable = self.budget.take();
-        let mut again = Vec::new();
-        for mut member in members {
-            member.avoid = Some(flight.instance);
-            // Where many instances were just lost, those that are not back yet are found one by one.
-            let bounces = flight.suspect && member.bounces < MAX_BOUNCES;
-            if bounces {
-                member.bounces += 1;
-            } else {
-                member.attempts = member.attempts.saturating_add(1);
-            }
-            if affordable && (bounces || member.attempts < self.plan.attempts) {
-                self.notice(Notice::Retried(blame));
-                again.push(member);
-            } else {
-                self.refuse(member, RefuseReason::Spent);
-            }
-        }
-        self.go_back(now, flight, again);
-    }
-
-    /// The instance is busy: its calls go back to where they stood.
+    /// The instance was not even reached, or is busy: its calls go back to where they stood. That
+    /// costs them no attempt, for nothing was attempted: where many instances were just lost, those
+    /// that are not back yet are found one by one.
     fn wait_out(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, blame: Blame) {
+        let affordable = blame != Blame::Connection || self.budget.take();
         let mut again = Vec::new();
         for mut member in members {
             member.bounces = member.bounces.saturating_add(1);
-            if member.bounces < MAX_BOUNCES {
+            if blame == Blame::Connection {
+                member.avoid = Some(flight.instance);
+            }
+            if affordable && member.bounces < MAX_BOUNCES {
                 self.notice(Notice::Retried(blame));
                 again.push(member);
             } else {

@@ -64,12 +64,21 @@ async fn a_call_larger_than_a_batch_comes_back_whole_and_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_connection_is_retried_on_another_instance() {
-    let reset = Act::Fail(Failure::connection("reset"));
+    let reset = Act::Fail(Failure::lost("reset"));
     let instances = [Scripted::new([reset.clone()]), Scripted::new([reset])];
     let (_models, model) = models("", &[Arc::clone(&instances[0]), Scripted::new([])]);
     assert_eq!(call(&model, &[1]).await, Ok(vec![2]));
     let (_models, model) = models("[model.retry]\nattempts = 1", &[Arc::clone(&instances[1])]);
     assert_eq!(call(&model, &[1]).await, Err(FaultKind::Upstream));
+}
+
+/// Nothing was attempted, so it costs no attempt.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_not_reached_is_waited_for() {
+    let away = Act::Fail(Failure::connection("refused"));
+    let instance = Scripted::new([away.clone(), away]);
+    let (_models, model) = models("[model.retry]\nidempotent = false", &[instance]);
+    assert_eq!(call(&model, &[1]).await, Ok(vec![2]));
 }
 
 #[tokio::test(start_paused = true)]

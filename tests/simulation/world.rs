@@ -83,6 +83,7 @@ enum Happening {
     Arrival,
     Cancel(usize),
     Finish(SlotId),
+    Restart(InstanceId),
     Health(InstanceId, bool),
 }
 
@@ -110,6 +111,9 @@ struct Flying {
     instance: InstanceId,
     members: Vec<Member<Part>>,
     aborted: bool,
+    /// Its instance was dead when it was sent, or died since.
+    unreached: bool,
+    lost: bool,
 }
 
 pub(crate) struct World {
@@ -124,6 +128,8 @@ pub(crate) struct World {
     sequence: u64,
     flying: BTreeMap<SlotId, Flying>,
     broken: Vec<bool>,
+    /// Killed, and not restarted yet.
+    dead: Vec<bool>,
     report: Report,
 }
 
@@ -155,6 +161,7 @@ impl World {
             sequence: 0,
             flying: BTreeMap::new(),
             broken: vec![false; habits.instances as usize],
+            dead: vec![false; habits.instances as usize],
             report: Report::default(),
             habits,
         };
@@ -201,6 +208,7 @@ impl World {
                 self.lane.on(self.now, Event::Leave(Track::Batch, CallId(call as u64)));
             }
             Happening::Finish(slot) => self.finish(slot),
+            Happening::Restart(id) => self.dead[id.0 as usize] = false,
             Happening::Health(id, up) => {
                 self.broken[id.0 as usize] = !up;
                 let health = if up { Health::Up } else { Health::Down };
@@ -274,8 +282,16 @@ impl World {
                     let took = base.as_nanos() + per_row.as_nanos() * u64::from(batch.rows);
                     let freezes = self.random.chance(self.habits.freezes);
                     let took = if freezes { self.habits.freeze } else { Span::from_nanos(took) };
+                    let unreached = self.dead[instance.0 as usize];
+                    let took = if unreached { Span::from_nanos(100_000) } else { took };
                     self.at(took, Happening::Finish(slot));
-                    let flying = Flying { instance, members: batch.members, aborted: false };
+                    let flying = Flying {
+                        instance,
+                        members: batch.members,
+                        aborted: false,
+                        unreached,
+                        lost: false,
+                    };
                     self.flying.insert(slot, flying);
                 }
                 Effect::Refuse(member, reason) => {
@@ -362,6 +378,20 @@ impl World {
         assert!(batches.count() < most, "more batches on their way than slots");
     }
 
+    /// Ends an instance and everything that it works on; another process takes its place soon.
+    fn kill(&mut self, id: InstanceId) {
+        self.dead[id.0 as usize] = true;
+        self.at(Span::from_millis(400), Happening::Restart(id));
+        let with_it = self.flying.iter_mut().filter(|(_, flying)| flying.instance == id);
+        let slots: Vec<SlotId> = with_it
+            .map(|(&slot, flying)| {
+                flying.lost = true;
+                slot
+            })
+            .collect();
+        slots.into_iter().for_each(|slot| self.at(Span::ZERO, Happening::Finish(slot)));
+    }
+
     fn finish(&mut self, slot: SlotId) {
         let Some(flying) = self.flying.remove(&slot) else { return };
         let rows: u32 = flying.members.iter().map(|member| member.ticket.rows).sum();
@@ -369,9 +399,15 @@ impl World {
             flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].poison);
         let kills =
             flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].killer);
-        self.report.killed += usize::from(kills && !flying.aborted);
-        let outcome = if kills && !flying.aborted {
+        let kills = kills && !flying.aborted && !flying.unreached && !flying.lost;
+        if kills {
+            self.report.killed += 1;
+            self.kill(flying.instance);
+        }
+        let outcome = if kills || flying.lost {
             Outcome::Failed(flying.members, Blame::Lost)
+        } else if flying.unreached {
+            Outcome::Failed(flying.members, Blame::Connection)
         } else if flying.aborted {
             drop(flying.members);
             Outcome::Cancelled
