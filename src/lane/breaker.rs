@@ -214,6 +214,11 @@ impl Breaker {
         !was_open
     }
 
+    /// Closes for good: whoever says so knows better.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.plan);
+    }
+
     /// A batch came back that says nothing about the instance.
     pub(super) fn neutral(&mut self, probe: bool) {
         if let State::HalfOpen { probes } = self.state
@@ -349,6 +354,14 @@ mod tests {
             breaker.succeeded(at(262), false);
         }
         assert_eq!(breaker.admission(at(262)), Admission::Batches(u32::MAX));
+    }
+
+    #[test]
+    fn an_operator_can_close_it() {
+        let mut breaker = opened();
+        breaker.reset();
+        assert_eq!(breaker.admission(at(1)), Admission::Batches(u32::MAX));
+        assert_eq!(breaker.out_for(at(1)), Span::ZERO);
     }
 
     #[test]

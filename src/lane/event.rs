@@ -106,7 +106,7 @@ pub enum Event<P> {
 pub enum InstanceChange {
     /// What the health checks say.
     Health(Health),
-    /// An operator takes it out (`true`) or puts it back.
+    /// An operator takes it out (`true`), or puts it back and closes its breaker.
     Drained(bool),
     /// Batches that it may run at once.
     BatchSlots(u32),

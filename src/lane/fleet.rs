@@ -377,9 +377,13 @@ impl Fleet {
         std::mem::replace(&mut member.health, health) != health
     }
 
-    pub(super) fn set_drained(&mut self, id: InstanceId, drained: bool) {
-        if let Some(member) = self.member(id) {
-            member.drained = drained;
+    /// An operator takes an instance out, or puts it back: then whatever spoke against it is forgotten.
+    pub(super) fn set_drained(&mut self, now: Instant, id: InstanceId, drained: bool) {
+        let Some(member) = self.member(id) else { return };
+        member.drained = drained;
+        if !drained {
+            member.breaker.reset();
+            member.paused_until = now;
         }
     }
 

@@ -343,7 +343,11 @@ impl<P: Payload> Lane<P> {
                     self.refuse_hopeless(now);
                 }
             }
-            InstanceChange::Drained(drained) => self.fleet.set_drained(id, drained),
+            InstanceChange::Drained(drained) => {
+                let before = self.fleet.breaker(id).map(|breaker| breaker.state());
+                self.fleet.set_drained(now, id, drained);
+                self.notice_breaker(id, before);
+            }
             InstanceChange::BatchSlots(slots) => self.fleet.set_batch_slots(id, slots),
         }
     }

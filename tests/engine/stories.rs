@@ -324,3 +324,20 @@ async fn what_must_not_be_sent_twice_waits_for_its_instance() {
     }
     assert_eq!(longest, Duration::from_millis(500));
 }
+
+/// An operator who knows that an instance is well again need not wait for its breaker.
+#[tokio::test(start_paused = true)]
+async fn an_operator_closes_a_breaker() {
+    let lost = Act::Fail(Failure::lost("reset"));
+    let instance = Scripted::new([lost]);
+    let (_models, model) = models("[model.retry]\nattempts = 1", &[instance]);
+    assert_eq!(call(&model, &[1]).await, Err(FaultKind::Upstream));
+    let breaker = async || model.status().await.unwrap().instances[0].breaker;
+    assert_eq!(breaker().await, "open");
+    let name = model.plan().instances[0].name.clone();
+    assert!(model.set_drained(&name, false).await);
+    assert_eq!(breaker().await, "closed");
+    let began = Instant::now();
+    assert_eq!(call(&model, &[1]).await, Ok(vec![2]));
+    assert_eq!(began.elapsed(), Duration::from_millis(10));
+}
