@@ -15,7 +15,7 @@ pub(super) struct Queue<P> {
     /// Where the parts of each call stand, and how many there are.
     places: BTreeMap<CallId, (Place, u32)>,
     groups: BTreeMap<ShapeKey, Group>,
-    /// Where the calls of each priority stand.
+    /// Where the calls of each priority but the most urgent stand.
     levels: BTreeMap<u8, BTreeSet<Place>>,
 }
 
@@ -117,14 +117,18 @@ impl<P: Payload> Queue<P> {
             group.places.insert(place);
             group.rows += u64::from(member.ticket.rows);
         }
-        self.levels.entry(member.ticket.priority).or_default().insert(place);
+        if member.ticket.priority > 1 {
+            self.levels.entry(member.ticket.priority).or_default().insert(place);
+        }
         self.places.entry(place.id()).or_insert((place, 0)).1 += 1;
         self.waiting.insert(place, member);
     }
 
     pub(super) fn remove(&mut self, place: Place) -> Option<Member<P>> {
         let member = self.waiting.remove(&place)?;
-        if let Some(level) = self.levels.get_mut(&member.ticket.priority) {
+        if member.ticket.priority > 1
+            && let Some(level) = self.levels.get_mut(&member.ticket.priority)
+        {
             level.remove(&place);
         }
         if let Some((_, parts)) = self.places.get_mut(&place.id()) {
@@ -145,7 +149,7 @@ impl<P: Payload> Queue<P> {
         self.waiting.values().find(|member| accepts(member))
     }
 
-    /// The most urgent call of a priority that `accepts` accepts.
+    /// The most urgent call of a priority below the first that `accepts` accepts.
     pub(super) fn first_of(
         &self,
         priority: u8,

@@ -63,12 +63,13 @@ impl Waiting {
                 self.tenants.remove(&ticket.tenant);
             }
         }
+        let step = step(ticket.place());
         if ticket.track == Track::Batch
-            && let Some(rows) = self.urgencies.get_mut(&step(ticket.place()))
+            && let Some(rows) = self.urgencies.get_mut(&step)
         {
             *rows = rows.saturating_sub(u64::from(ticket.rows));
             if *rows == 0 {
-                self.urgencies.remove(&step(ticket.place()));
+                self.urgencies.remove(&step);
             }
         }
     }
