@@ -201,7 +201,9 @@ impl<P: Payload> Lane<P> {
         if let Prospect::None(retry_after) = self.fleet.prospect(now) {
             return self.refuse(member, RefuseReason::NoInstance(retry_after));
         }
-        if !self.offenders.is_empty() && member.ticket.key.is_some() {
+        // Without a key it could not be cut, and one with more rows than a batch has to be.
+        let fits = member.ticket.rows <= self.fleet.cap(now);
+        if !self.offenders.is_empty() && member.ticket.key.is_some() && fits {
             let call = offender(&member);
             if self.offenders.rides_alone(now, call) {
                 member.ticket.key = None;
