@@ -56,6 +56,7 @@ pub(super) struct ModelWritten {
     pub(super) health: HealthWritten,
     pub(super) breaker: BreakerWritten,
     pub(super) retry: RetryWritten,
+    pub(super) hedge: HedgeWritten,
 }
 
 impl ModelWritten {
@@ -87,6 +88,7 @@ pub(super) struct BreakerWritten {
     pub(super) open_for: Written<Duration>,
     pub(super) max_open_for: Written<Duration>,
     pub(super) half_open_probes: Written<u32>,
+    pub(super) panic_threshold: Written<f64>,
 }
 
 /// `[model.retry]`
@@ -94,6 +96,13 @@ pub(super) struct BreakerWritten {
 pub(super) struct RetryWritten {
     pub(super) attempts: Written<u32>,
     pub(super) idempotent: Written<bool>,
+}
+
+/// `[model.hedge]`
+#[derive(Debug, Default)]
+pub(super) struct HedgeWritten {
+    pub(super) enabled: Written<bool>,
+    pub(super) delay: Written<AutoOr<Duration>>,
 }
 
 /// Reads the text of a file; what cannot be read is reported to `reading`. `None`: not even TOML.
@@ -143,6 +152,7 @@ fn read_model(mut table: TableReader<'_, '_>) -> ModelWritten {
         health: table.table("health").map(read_health).unwrap_or_default(),
         breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
         retry: table.table("retry").map(read_retry).unwrap_or_default(),
+        hedge: table.table("hedge").map(read_hedge).unwrap_or_default(),
     }
 }
 
@@ -165,9 +175,14 @@ fn read_breaker(mut table: TableReader<'_, '_>) -> BreakerWritten {
         open_for: table.duration("open_for"),
         max_open_for: table.duration("max_open_for"),
         half_open_probes: table.integer("half_open_probes"),
+        panic_threshold: table.ratio("panic_threshold"),
     }
 }
 
 fn read_retry(mut table: TableReader<'_, '_>) -> RetryWritten {
     RetryWritten { attempts: table.integer("attempts"), idempotent: table.boolean("idempotent") }
+}
+
+fn read_hedge(mut table: TableReader<'_, '_>) -> HedgeWritten {
+    HedgeWritten { enabled: table.boolean("enabled"), delay: table.duration_or_auto("delay") }
 }

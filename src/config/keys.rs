@@ -322,8 +322,8 @@ static MODEL: Table = Table {
             "Batches in flight per instance.",
         ),
     ],
-    tables: &[&HEALTH, &BREAKER, &RETRY],
-    unsupported: &["hedge", "discovery", "cache"],
+    tables: &[&HEALTH, &BREAKER, &RETRY, &HEDGE],
+    unsupported: &["discovery", "cache"],
 };
 
 static HEALTH: Table = Table {
@@ -416,6 +416,12 @@ static BREAKER: Table = Table {
             "1",
             "Batches admitted at once while it is half open.",
         ),
+        Key::new(
+            "panic_threshold",
+            Kind::Ratio,
+            "0.5",
+            "Where fewer of the instances than this ratio are let through, those that are out are probed every `open_for`, however long they have been out.",
+        ),
     ],
     tables: &[],
     unsupported: &[],
@@ -439,6 +445,30 @@ static RETRY: Table = Table {
             Kind::Boolean,
             "true",
             "Whether a batch may be sent again after an instance may have begun it.",
+        ),
+    ],
+    tables: &[],
+    unsupported: &[],
+};
+
+static HEDGE: Table = Table {
+    name: "hedge",
+    place: "in [model.hedge]",
+    path: "model.hedge",
+    list: false,
+    about: "Whether a batch that is slow to come back is sent to a second, idle instance as well.",
+    keys: &[
+        Key::new(
+            "enabled",
+            Kind::Boolean,
+            "false",
+            "Whether it is; the first answer counts. Needs a model that may do the same work twice.",
+        ),
+        Key::new(
+            "delay",
+            Kind::DurationOrAuto(DURATION_MIN, DURATION_MAX),
+            "\"auto\"",
+            "After how long; auto: once it takes longer than 95 % of batches.",
         ),
     ],
     tables: &[],

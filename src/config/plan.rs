@@ -185,6 +185,8 @@ pub struct ModelPlan {
     pub breaker: BreakerPlan,
     /// Whether a batch is sent again.
     pub retry: RetryPlan,
+    /// Whether a batch that is slow to come back is sent to a second instance as well.
+    pub hedge: HedgePlan,
 }
 
 impl ModelPlan {
@@ -254,6 +256,9 @@ pub struct BreakerPlan {
     pub max_open_for: Duration,
     /// Batches admitted at once while half open.
     pub half_open_probes: u32,
+    /// Where fewer than this share of the instances are let through, those that are out are probed
+    /// every `open_for`; above 0, at most 1.
+    pub panic_threshold: f64,
 }
 
 impl Default for BreakerPlan {
@@ -266,6 +271,7 @@ impl Default for BreakerPlan {
             open_for: Duration::from_millis(250),
             max_open_for: Duration::from_secs(10),
             half_open_probes: 1,
+            panic_threshold: 0.5,
         }
     }
 }
@@ -284,4 +290,13 @@ impl Default for RetryPlan {
     fn default() -> Self {
         Self { attempts: 2, idempotent: true }
     }
+}
+
+/// Whether a batch that is slow to come back is sent to a second instance as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HedgePlan {
+    /// Whether it is.
+    pub enabled: bool,
+    /// After how long; `None`: once it takes longer than 95 % of batches.
+    pub delay: Option<Duration>,
 }

@@ -10,7 +10,9 @@ use std::path::Path;
 use super::explain::{Problem, quote};
 use super::file::{BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten};
 use super::instances::resolve_instances;
-use super::plan::{BreakerPlan, HealthPlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan};
+use super::plan::{
+    BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+};
 use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};
 
@@ -185,6 +187,10 @@ fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Read
             attempts: written.retry.attempts.or(RetryPlan::default().attempts),
             idempotent: written.retry.idempotent.or(RetryPlan::default().idempotent),
         },
+        hedge: HedgePlan {
+            enabled: written.hedge.enabled.or(HedgePlan::default().enabled),
+            delay: auto_is_none(&written.hedge.delay),
+        },
     }
 }
 
@@ -308,5 +314,6 @@ fn resolve_breaker(written: &BreakerWritten, reading: &mut Reading) -> BreakerPl
         open_for,
         max_open_for: written.max_open_for.or(default.max_open_for.max(open_for)),
         half_open_probes: written.half_open_probes.or(default.half_open_probes),
+        panic_threshold: written.panic_threshold.or(default.panic_threshold),
     }
 }

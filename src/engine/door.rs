@@ -46,7 +46,7 @@ impl Door {
     ) -> Option<Fault> {
         let closed = self.0.load();
         let Closed { whom, advice, until } = closed.as_deref()?;
-        let is_meant = priority > whom.from_priority
+        let is_meant = priority > whom.from_priority && priority <= whom.to_priority
             || priority == whom.from_priority && whom.tenant.is_none_or(|meant| meant == tenant);
         if !is_meant || Instant::now() >= *until {
             return None;
@@ -86,10 +86,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn refuses_those_that_the_engine_named_for_as_long_as_its_word_holds() {
         let door = Door::default();
-        let whom =
-            TurnedAway { from_priority: 2, tenant: Some(None), reason: RefuseReason::QueueFull };
+        let whom = TurnedAway {
+            from_priority: 2,
+            to_priority: 3,
+            tenant: Some(None),
+            reason: RefuseReason::QueueFull,
+        };
         door.set(Some(whom), || Duration::from_secs(3));
         assert_eq!((kind(&door, 1), kind(&door, 2)), (None, Some(FaultKind::QueueFull)));
+        assert_eq!(kind(&door, 4), None, "there is room for the level below");
         assert_eq!(door.refusal("m", 3, None).unwrap().retry_after, Some(Duration::from_secs(3)));
         let other = Some(TenantId(7));
         assert!(door.refusal("m", 2, other).is_none() && door.refusal("m", 3, other).is_some());

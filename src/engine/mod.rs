@@ -11,6 +11,7 @@ mod clock;
 mod door;
 mod guard;
 mod model;
+mod race;
 mod registry;
 mod run;
 mod shape;

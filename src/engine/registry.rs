@@ -23,8 +23,8 @@ use crate::call::Call;
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
 use crate::lane::{
-    Adaptive, BreakerPlan, Event, FixedDelay, InstanceChange, InstanceId, Lane, LanePlan,
-    Objective, Policy,
+    Adaptive, BreakerPlan, Event, FixedDelay, HedgeDelay, InstanceChange, InstanceId, Lane,
+    LanePlan, Objective, Policy,
 };
 use crate::telemetry::{ModelMetrics, Telemetry};
 
@@ -326,6 +326,10 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
         early_slot: plan.max_concurrency.is_none() && !embedded,
         stream_slots: plan.max_concurrency.unwrap_or(STREAM_SLOTS),
         attempts: u8::try_from(attempts.clamp(1, 255)).unwrap_or(u8::MAX),
+        hedge: plan.hedge.enabled.then(|| match plan.hedge.delay {
+            None => HedgeDelay::Learned,
+            Some(delay) => HedgeDelay::Fixed(delay.into()),
+        }),
         breaker: breaker_plan(&plan.breaker),
     }
 }
@@ -339,5 +343,6 @@ fn breaker_plan(plan: &config::BreakerPlan) -> BreakerPlan {
         open_for: plan.open_for.into(),
         max_open_for: plan.max_open_for.into(),
         half_open_probes: plan.half_open_probes,
+        panic_threshold: plan.panic_threshold,
     }
 }

@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 use super::alarm::Alarm;
 use super::clock::Clock;
 use super::door::{Door, draining, no_instance, queue_full};
+use super::guard::SlotGuard;
+use super::race::{Second, Signals, Target};
 use super::slot::{self, Landing, SlotContext};
 use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
@@ -50,9 +52,12 @@ pub(super) type Flight = Pin<Box<dyn Future<Output = (SlotId, Landing)> + Send +
 /// What to steer a batch on its way by.
 pub(super) struct Controls {
     instance: InstanceId,
-    abort: AbortHandle,
+    /// Absent where it is part of another one's way.
+    abort: Option<AbortHandle>,
     /// Asks for its calls; taken once that is done.
     recall: Option<oneshot::Sender<()>>,
+    /// Names a second instance to ask; taken once that is done.
+    hedge: Option<oneshot::Sender<Second>>,
 }
 
 /// What ends the engine's sleep.
@@ -175,8 +180,9 @@ impl Engine {
                 }
                 Effect::Refuse(member, reason) => self.refuse(member, reason),
                 Effect::Abort(slot) => {
-                    if let Some(controls) = self.slots.get(&slot) {
-                        controls.abort.abort();
+                    let controls = self.slots.get(&slot);
+                    if let Some(abort) = controls.and_then(|controls| controls.abort.as_ref()) {
+                        abort.abort();
                     }
                 }
                 Effect::Recall(slot) => {
@@ -186,6 +192,7 @@ impl Engine {
                         let _ = recall.send(());
                     }
                 }
+                Effect::Hedge { slot, second, instance } => self.hedge(slot, second, instance),
                 Effect::Notice(notice) => self.note(notice),
                 Effect::Calculate(calculation) => {
                     self.calculations.spawn_blocking(move || calculation.run());
@@ -206,25 +213,44 @@ impl Engine {
     fn dispatch(&mut self, slot: SlotId, id: InstanceId, batch: crate::lane::Batch<Call>) {
         // The model is gone, and with it whoever could wait for the answer.
         let Some(sender) = self.sender.upgrade() else { return };
-        let Some((name, instance)) = self.instances.get(id.0 as usize) else { return };
-        if let Some(metrics) = self.metrics.instances.get(id.0 as usize) {
-            metrics.inflight.increment(1.0);
-        }
+        let Some(target) = self.target(id) else { return };
         self.metrics.batch_size.record(f64::from(batch.rows));
         self.metrics.batch_cut(batch.cause.label());
         let context = SlotContext {
             slot,
             inbox: sender,
-            instance: Arc::clone(instance),
-            instance_name: Arc::clone(name),
-            instance_index: id.0 as usize,
+            target,
             clock: self.clock,
             metrics: Arc::clone(&self.metrics),
             statistics: Arc::clone(&self.statistics),
         };
         let (recall, recalled) = oneshot::channel();
-        let abort = self.fly(slot, slot::carry(context, batch, recalled));
-        self.slots.insert(slot, Controls { instance: id, abort, recall: Some(recall) });
+        let (hedge, hedged) = oneshot::channel();
+        let abort = self.fly(slot, slot::carry(context, batch, Signals { recalled, hedged }));
+        let (recall, hedge) = (Some(recall), Some(hedge));
+        self.slots.insert(slot, Controls { instance: id, abort: Some(abort), recall, hedge });
+    }
+
+    /// Has a batch ask a second instance, too. Should the batch be back already, or end first, the
+    /// slot of the second one is free at once.
+    fn hedge(&mut self, slot: SlotId, second: SlotId, id: InstanceId) {
+        let Some(sender) = self.sender.upgrade() else { return };
+        let Some(target) = self.target(id) else { return };
+        let controls = Controls { instance: id, abort: None, recall: None, hedge: None };
+        self.slots.insert(second, controls);
+        let first = self.slots.get_mut(&slot).and_then(|controls| controls.hedge.take());
+        let second = Second { target, guard: SlotGuard::new(sender, second) };
+        drop(first.map(|first| first.send(second)));
+    }
+
+    /// An instance that is about to get a batch.
+    fn target(&self, id: InstanceId) -> Option<Target> {
+        let index = id.0 as usize;
+        let (name, instance) = self.instances.get(index)?;
+        if let Some(metrics) = self.metrics.instances.get(index) {
+            metrics.inflight.increment(1.0);
+        }
+        Some(Target { instance: Arc::clone(instance), name: Arc::clone(name), index })
     }
 
     /// Lets a batch go its way. A defect that panics costs its batch and not the model.
@@ -235,7 +261,7 @@ impl Engine {
     ) -> AbortHandle {
         let (flight, abort) = abortable(AssertUnwindSafe(flight).catch_unwind());
         if let Some(controls) = self.slots.get_mut(&slot) {
-            controls.abort = abort.clone();
+            controls.abort = Some(abort.clone());
         }
         let model = Arc::clone(&self.model);
         self.flights.push(Box::pin(async move {
@@ -306,6 +332,10 @@ impl Engine {
                 self.metrics.retried("overdue");
                 let instance = name(id);
                 tracing::warn!(model, instance, rows, "a batch is overdue; others serve its calls");
+            }
+            Notice::Hedged(id, rows) => {
+                self.metrics.retried("hedge");
+                tracing::debug!(model, instance = name(id), rows, "a slow batch is hedged");
             }
             Notice::Answered(id) => {
                 tracing::info!(model, instance = name(id), "the instance answers again");

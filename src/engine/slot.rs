@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_channel::Sender;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::guard::SlotGuard;
+use super::race::{Asked, Finish, Signals, Target, race};
 use super::run::{Message, with_statistics};
 use super::statistics::{BatchTimes, ModelStatistics};
 use super::stream::hold_slot;
@@ -16,8 +16,8 @@ use crate::call::{
     Answer, Call, Fault, FaultKind, InferAnswer, InferRequest, ItemsAnswer, ItemsRequest,
     RelayAnswer, Served, Timing, Usage, Work,
 };
-use crate::instance::{BatchContext, BoxFuture, Failure, Instance};
-use crate::lane::{Batch, Blame, Member, Outcome, SlotId};
+use crate::instance::{BoxFuture, Failure};
+use crate::lane::{Batch, Member, Outcome, SlotId};
 use crate::telemetry::ModelMetrics;
 use crate::tensor::{join, split};
 
@@ -26,9 +26,7 @@ pub(super) struct SlotContext {
     pub(super) slot: SlotId,
     /// Where a stream tells how it ended.
     pub(super) inbox: Sender<Message>,
-    pub(super) instance: Arc<dyn Instance>,
-    pub(super) instance_name: Arc<str>,
-    pub(super) instance_index: usize,
+    pub(super) target: Target,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<ModelMetrics>,
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
@@ -43,34 +41,31 @@ pub(super) enum Landing {
     Recalled(Vec<Member<Call>>, BoxFuture<'static, Outcome<Call>>),
 }
 
-/// Carries a batch to its instance and the answers back to the callers, unless its calls are
-/// `recalled` before they are answered.
-pub(super) async fn carry(
-    context: SlotContext,
-    batch: Batch<Call>,
-    recalled: oneshot::Receiver<()>,
-) -> Landing {
+/// Carries a batch to its instance and the answers back to the callers, unless its calls are called
+/// back before they are answered.
+pub(super) async fn carry(context: SlotContext, batch: Batch<Call>, signals: Signals) -> Landing {
     let cut = Instant::now();
     let Batch { mut members, rows, .. } = batch;
     let work = joined(&members);
     let joined_at = Instant::now();
-    let mut asking = Box::pin(ask(&context, &members, work));
-    let outcome = tokio::select! {
-        biased;
-        outcome = &mut asking => outcome,
-        Ok(()) = recalled => return recall(context, members, cut, asking),
+    let finish = race(&context.target, context.clock, &members, work, signals).await;
+    let SlotContext { slot, inbox, target, clock, metrics, statistics } = context;
+    let (outcome, target, overtaken) = match finish {
+        Finish::First(outcome) => (outcome, target, None),
+        Finish::Second(answer, second, blame) => {
+            let own = blame.map_or(Outcome::Overtaken, |blame| Outcome::Failed(Vec::new(), blame));
+            (Ok(answer), second.target, Some((second.guard, own)))
+        }
+        Finish::Recalled(asked) => return recall(&target, metrics, members, cut, asked),
     };
     let answered_at = Instant::now();
-    let SlotContext {
-        slot, inbox, instance_name, instance_index, clock, metrics, statistics, ..
-    } = context;
-    if let Some(instance) = metrics.instances.get(instance_index) {
+    if let Some(instance) = metrics.instances.get(target.index) {
         instance.batch_duration.record((answered_at - cut).as_secs_f64());
     }
     let failure = match outcome {
         Ok(Answer::Relay(answer)) => {
             let guard = SlotGuard::new(inbox, slot);
-            relay(guard, &metrics, clock, members, answer, cut, instance_name);
+            relay(guard, &metrics, clock, members, answer, cut, target.name);
             return Landing::Streaming;
         }
         Ok(answer) => {
@@ -78,7 +73,7 @@ pub(super) async fn carry(
                 queue: clock.to_lane(cut).since(member.ticket.arrived).into(),
                 batch: answered_at - cut,
                 rows,
-                instance: Arc::clone(&instance_name),
+                instance: Arc::clone(&target.name),
             };
             let calls = u32::try_from(members.len()).unwrap_or(u32::MAX);
             match distribute(members, answer, timing) {
@@ -93,7 +88,10 @@ pub(super) async fn carry(
                     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                     let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
                     with_statistics(&statistics, |all| all.batch(&times, at));
-                    return Landing::Done(Outcome::Served { batched });
+                    let served = Outcome::Served { batched };
+                    let Some((guard, own)) = overtaken else { return Landing::Done(served) };
+                    guard.done(served);
+                    return Landing::Done(own);
                 }
                 Err((back, failure)) => {
                     members = back;
@@ -103,6 +101,9 @@ pub(super) async fn carry(
         }
         Err(failure) => failure,
     };
+    if let Some((guard, _)) = overtaken {
+        guard.done(Outcome::Failed(Vec::new(), failure.blame));
+    }
     for member in &mut members {
         member.payload.last_fault = Some(failure.fault.clone());
     }
@@ -111,10 +112,11 @@ pub(super) async fn carry(
 
 /// Hands the calls back, and waits on for what the instance makes of them.
 fn recall(
-    context: SlotContext,
+    target: &Target,
+    metrics: Arc<ModelMetrics>,
     mut members: Vec<Member<Call>>,
     cut: Instant,
-    asking: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+    asked: Asked,
 ) -> Landing {
     let message =
         format!("no reply within {} ms, far longer than usual", cut.elapsed().as_millis());
@@ -122,9 +124,10 @@ fn recall(
     for member in &mut members {
         member.payload.last_fault = Some(fault.clone());
     }
+    let index = target.index;
     let rest = async move {
-        let outcome = asking.await;
-        if let Some(instance) = context.metrics.instances.get(context.instance_index) {
+        let outcome = asked.await;
+        if let Some(instance) = metrics.instances.get(index) {
             instance.batch_duration.record(cut.elapsed().as_secs_f64());
         }
         match outcome {
@@ -135,36 +138,8 @@ fn recall(
     Landing::Recalled(members, Box::pin(rest))
 }
 
-/// Asks the instance, until the last of the callers stops waiting.
-fn ask(
-    context: &SlotContext,
-    members: &[Member<Call>],
-    work: Work,
-) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static {
-    let latest = members.iter().map(|member| member.ticket.deadline).max().unwrap_or_default();
-    let oldest = members.iter().map(|member| member.ticket.arrived).min().unwrap_or_default();
-    let lone = match members {
-        [lone] => Some(&lone.payload.terms),
-        _ => None,
-    };
-    let (instance, clock) = (Arc::clone(&context.instance), context.clock);
-    let deadline = clock.to_runtime(latest);
-    let batch = BatchContext {
-        request_id: lone.map(|terms| terms.request_id.clone()).unwrap_or_default(),
-        deadline,
-        trace: lone.and_then(|terms| terms.trace.clone()),
-    };
-    async move {
-        let answer = tokio::time::timeout_at(deadline, instance.run(work, batch)).await;
-        answer.unwrap_or_else(|_| {
-            let waited = clock.now().since(oldest).into();
-            Err(Failure { blame: Blame::TooSlow, fault: Fault::deadline(waited) })
-        })
-    }
-}
-
 /// One work for the whole batch.
-fn joined(members: &[Member<Call>]) -> Work {
+pub(super) fn joined(members: &[Member<Call>]) -> Work {
     let mut works = members.iter().map(|member| &member.payload.work);
     let Some(first) = works.next() else { return Work::Infer(InferRequest::default()) };
     match first {

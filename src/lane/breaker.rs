@@ -43,6 +43,10 @@ pub struct BreakerPlan {
     pub max_open_for: Span,
     /// Batches admitted at once while half-open.
     pub half_open_probes: u32,
+    /// Where a smaller share of the instances is let through, those that are out are probed every
+    /// `open_for`, however long they have been out: an outage of many is more likely to be the doing
+    /// of something that they share, and to end for all of them at once.
+    pub panic_threshold: f64,
 }
 
 impl Default for BreakerPlan {
@@ -55,6 +59,7 @@ impl Default for BreakerPlan {
             open_for: Span::from_millis(250),
             max_open_for: Span::from_secs(10),
             half_open_probes: 1,
+            panic_threshold: 0.5,
         }
     }
 }
@@ -88,6 +93,8 @@ pub(super) struct Breaker {
     run: u32,
     /// When it opened; until it is closed for good.
     out_since: Option<Instant>,
+    /// Whether too few other instances are let through.
+    panic: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +104,8 @@ enum State {
         ramp: u32,
     },
     Open {
+        /// In a panic.
+        until_at_least: Instant,
         until: Instant,
     },
     HalfOpen {
@@ -112,7 +121,13 @@ impl Breaker {
             window: Window::default(),
             run: 0,
             out_since: None,
+            panic: false,
         }
+    }
+
+    /// Whether too few instances are let through to leave this one alone for long.
+    pub(super) fn set_panic(&mut self, panic: bool) {
+        self.panic = panic;
     }
 
     pub(super) fn state(&self) -> BreakerState {
@@ -131,7 +146,7 @@ impl Breaker {
     pub(super) fn admission(&self, now: Instant) -> Admission {
         match self.state {
             State::Closed { ramp } => Admission::Batches(ramp),
-            State::Open { until } if now < until => Admission::Nothing(until),
+            State::Open { .. } if now < self.probed_at() => Admission::Nothing(self.probed_at()),
             State::Open { .. } => Admission::Probe,
             State::HalfOpen { probes } if probes < self.plan.half_open_probes => Admission::Probe,
             // A probe is on its way: its outcome, not a time, decides.
@@ -144,8 +159,8 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => false,
             // Open => HalfOpen
-            State::Open { until } => {
-                let due = now >= until;
+            State::Open { .. } => {
+                let due = now >= self.probed_at();
                 if due {
                     self.state = State::HalfOpen { probes: 1 };
                 }
@@ -232,7 +247,17 @@ impl Breaker {
         let out_for = now.since(*self.out_since.get_or_insert(now));
         let share = Span::from_nanos(out_for.as_nanos() / OUT_SHARE);
         let span = share.max(self.plan.open_for).min(self.plan.max_open_for);
-        self.state = State::Open { until: now + span };
+        let until_at_least = now + self.plan.open_for.min(self.plan.max_open_for);
+        self.state = State::Open { until_at_least, until: now + span };
+    }
+
+    /// When an open one lets a probe through.
+    fn probed_at(&self) -> Instant {
+        match self.state {
+            State::Open { until_at_least, .. } if self.panic => until_at_least,
+            State::Open { until, .. } => until,
+            State::Closed { .. } | State::HalfOpen { .. } => Instant::default(),
+        }
     }
 }
 
@@ -340,6 +365,22 @@ mod tests {
             now = until;
         }
         assert!((20..40).contains(&probes), "{probes} probes in a minute");
+    }
+
+    #[test]
+    fn in_a_panic_it_is_probed_as_often_as_at_first() {
+        let mut breaker = opened();
+        let mut now = at(0);
+        for _ in 0..40 {
+            now = now + BreakerPlan::default().open_for;
+            breaker.set_panic(false);
+            let patient = breaker.admission(now);
+            breaker.set_panic(true);
+            assert_eq!(breaker.admission(now), Admission::Probe, "{patient:?} without");
+            assert!(breaker.sent(now) && breaker.failed(now, true));
+        }
+        breaker.set_panic(false);
+        assert!(matches!(breaker.admission(now + Span::from_secs(1)), Admission::Nothing(_)));
     }
 
     #[test]

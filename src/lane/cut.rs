@@ -35,6 +35,7 @@ impl<P: Payload> Lane<P> {
         self.wake_at = None;
         self.drop_abandoned(now);
         self.recall_overdue(now);
+        self.hedge_slow(now);
         if !self.effects.is_empty() {
             return;
         }
@@ -48,7 +49,10 @@ impl<P: Payload> Lane<P> {
         self.effects.extend(self.policy.calculation().map(Effect::Calculate));
         if !cut {
             let times = [self.wake_at, self.fleet.wake_at(now), self.hopeless_at()];
-            let times = times.into_iter().filter(|_| waits).chain([self.next_overdue(now)]);
+            let times = times
+                .into_iter()
+                .filter(|_| waits)
+                .chain([self.next_overdue(now), self.next_hedge(now)]);
             self.wake_at = times.flatten().filter(|&at| at > now).min();
         }
     }
@@ -235,7 +239,10 @@ impl<P: Payload> Lane<P> {
         let has_server = |member: &Member<P>| {
             self.servers.iter().any(|server| server.free > 0 && !shuns(member, server.id))
         };
-        let first = match self.batches.last().filter(|last| self.is_floor(last) && has_server(last))
+        let first = match self
+            .batches
+            .last(|_| true)
+            .filter(|last| self.is_floor(last) && has_server(last))
         {
             Some(last) => self.batches.first_of(last.ticket.priority, has_server),
             None => self.batches.first(has_server),
@@ -369,7 +376,8 @@ impl<P: Payload> Lane<P> {
         let overlap = (track == Track::Batch && batches >= proven)
             .then(|| self.overlap(now, instance, key.as_ref(), rows, role))
             .flatten();
-        let overdue_at = self.overdue_at(now, instance, &members, rows);
+        let should_take = self.should_take(now, instance, key.as_ref(), rows);
+        let overdue_at = self.overdue_at(now, &members, should_take);
         self.overdue.extend(overdue_at.map(|at| (at, slot)));
         let expected = self.policy.expected(key.as_ref(), instance, rows);
         self.learn_capacity(now, instance, key.as_ref());
@@ -383,24 +391,26 @@ impl<P: Payload> Lane<P> {
             self.policy.sent(now, &Departure { slot, instance, key, rows, telling });
         }
         let places = members.iter().map(|member| member.ticket.id).collect();
-        self.flights.insert(
-            slot,
-            Flight {
-                instance,
-                track,
-                rows,
-                sent: now,
-                probe,
-                case,
-                overlap,
-                expected: expected.filter(|_| batches < proven),
-                overdue_at,
-                recall: Recall::No,
-                suspect: members.iter().any(|member| member.losses > 0),
-                members: places,
-                left: 0,
-            },
-        );
+        let mut flight = Flight {
+            instance,
+            track,
+            rows,
+            key,
+            sent: now,
+            probe,
+            case,
+            overlap,
+            expected: expected.filter(|_| batches < proven),
+            overdue_at,
+            recall: Recall::No,
+            hedge_at: None,
+            suspect: members.iter().any(|member| member.losses > 0),
+            members: places,
+            left: 0,
+        };
+        flight.hedge_at = self.hedge_at(now, &flight, &members, should_take);
+        self.hedges.extend(flight.hedge_at.map(|at| (at, slot)));
+        self.flights.insert(slot, flight);
         self.effects.push_back(Effect::Dispatch(slot, instance, Batch { members, rows, cause }));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
+use super::hedge::HedgeDelay;
 use super::policy::{Calculated, Calculation, Learned};
 use super::ticket::{CallId, Member, TenantId, Ticket, Track};
 use super::{InstanceId, Span};
@@ -42,6 +43,8 @@ pub struct LanePlan {
     pub stream_slots: u32,
     /// Batches that may break under one call before it is given up; at least 1.
     pub attempts: u8,
+    /// When a batch that is slow to come back is sent to a second instance; `None`: never.
+    pub hedge: Option<HedgeDelay>,
     /// When a breaker opens and for how long.
     pub breaker: BreakerPlan,
 }
@@ -63,6 +66,7 @@ impl Default for LanePlan {
             early_slot: false,
             stream_slots: 1,
             attempts: 2,
+            hedge: None,
             breaker: BreakerPlan::default(),
         }
     }
@@ -123,6 +127,8 @@ pub enum Outcome<P> {
     },
     /// No member was answered; here they all are.
     Failed(Vec<Member<P>>, Blame),
+    /// Another instance was asked as well, and answered every member first.
+    Overtaken,
     /// Nobody waits for any member any more.
     Cancelled,
 }
@@ -161,6 +167,16 @@ pub enum Effect<P> {
     /// Take the calls of a batch back, for it is overdue and another instance could serve them. What
     /// its instance still answers goes to nobody.
     Recall(SlotId),
+    /// Ask a second instance for the answer to a batch, too. The first good answer counts, and what
+    /// becomes of each request is told by a [`Event::Done`] of its own; the calls stay with the first.
+    Hedge {
+        /// The batch.
+        slot: SlotId,
+        /// The name of the second request.
+        second: SlotId,
+        /// Who is asked.
+        instance: InstanceId,
+    },
     /// Something that an operator wants to know.
     Notice(Notice),
     /// Run it where it holds nobody up, and tell what came of it.
@@ -256,9 +272,11 @@ pub enum RefuseReason {
 /// Calls that a lane refuses at this moment, whatever they ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnedAway {
-    /// Of this priority, and of all that are less urgent.
+    /// Of this priority, and of all that are less urgent down to the next.
     pub from_priority: u8,
-    /// Of that priority itself only those that are of the same tenant, where one is named here.
+    /// The least urgent priority that is meant.
+    pub to_priority: u8,
+    /// Of the first priority itself only those that are of the same tenant, where one is named here.
     pub tenant: Option<Option<TenantId>>,
     /// Why.
     pub reason: RefuseReason,
@@ -275,6 +293,8 @@ pub enum Notice {
     Bisected(u32),
     /// A batch is overdue; so many rows go to another instance.
     Recalled(InstanceId, u32),
+    /// A batch of so many rows is slow to come back, and is sent to this instance as well.
+    Hedged(InstanceId, u32),
     /// An instance answers again that had been too slow to wait for.
     Answered(InstanceId),
     /// An instance refuses batches of so many rows though their parts are served.

@@ -68,6 +68,8 @@ struct Member {
     last_sent: u64,
     /// How long before it is done it gets its next batch.
     lead: Lead,
+    /// Batches, one after the other, that another instance answered first.
+    overtaken: u32,
     /// When the last batch came back.
     last_back: Instant,
 }
@@ -86,6 +88,7 @@ pub(super) enum Prospect {
 pub(super) struct Fleet {
     members: Vec<Member>,
     sent: u64,
+    panic_threshold: f64,
 }
 
 impl Fleet {
@@ -106,9 +109,11 @@ impl Fleet {
             pauses: 0,
             last_sent: 0,
             lead: Lead::default(),
+            overtaken: 0,
             last_back: Instant::default(),
         };
-        Self { members: (0..plan.instances).map(|_| member()).collect(), sent: 0 }
+        let members = (0..plan.instances).map(|_| member()).collect();
+        Self { members, sent: 0, panic_threshold: plan.breaker.panic_threshold }
     }
 
     pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = InstanceView> + '_ {
@@ -262,7 +267,20 @@ impl Fleet {
             // It counts among them already.
             member.lead.sent(member.batches > member.width.slots());
         }
-        member.breaker.sent(now)
+        let probe = member.breaker.sent(now);
+        if probe {
+            self.count_out();
+        }
+        probe
+    }
+
+    /// Instances are out, or back: whether too few are left.
+    pub(super) fn count_out(&mut self) {
+        let members = || self.members.iter().filter(|member| !member.drained);
+        let closed = |member: &&Member| member.breaker.state() == BreakerState::Closed;
+        let left = members().filter(|member| member.health == Health::Up).filter(closed).count();
+        let panic = (left as f64) < self.panic_threshold * members().count() as f64;
+        self.members.iter_mut().for_each(|member| member.breaker.set_panic(panic));
     }
 
     /// A batch is back: its slot is free again. Returns when the one before came back.
@@ -347,7 +365,20 @@ impl Fleet {
     pub(super) fn served(&mut self, id: InstanceId) {
         if let Some(member) = self.member(id) {
             member.pauses = 0;
+            member.overtaken = 0;
         }
+    }
+
+    /// Another instance answered one of its batches first.
+    pub(super) fn was_overtaken(&mut self, id: InstanceId) {
+        if let Some(member) = self.member(id) {
+            member.overtaken = member.overtaken.saturating_add(1);
+        }
+    }
+
+    /// Batches, one after the other, that another instance answered first.
+    pub(super) fn overtaken(&self, id: InstanceId) -> u32 {
+        self.members.get(id.0 as usize).map_or(0, |member| member.overtaken)
     }
 
     /// The instance said that it has too much to do.
@@ -374,7 +405,9 @@ impl Fleet {
 
     pub(super) fn set_health(&mut self, id: InstanceId, health: Health) -> bool {
         let Some(member) = self.member(id) else { return false };
-        std::mem::replace(&mut member.health, health) != health
+        let changed = std::mem::replace(&mut member.health, health) != health;
+        self.count_out();
+        changed
     }
 
     /// An operator takes an instance out, or puts it back: then whatever spoke against it is forgotten.
@@ -385,6 +418,7 @@ impl Fleet {
             member.breaker.reset();
             member.paused_until = now;
         }
+        self.count_out();
     }
 
     pub(super) fn set_batch_slots(&mut self, id: InstanceId, slots: u32) {

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::budget::Budget;
 use super::event::{
     Cause, Effect, Event, InstanceChange, LanePlan, Notice, RefuseReason, SlotId, Snapshot,
-    TurnedAway, Unshared,
+    Unshared,
 };
 use super::fleet::{Fleet, Health, Prospect};
 use super::offenders::{Offender, Offenders};
 use super::overdue::{Lateness, Recall};
 use super::policy::{Policy, Server};
 use super::queue::Queue;
-use super::ticket::{CallId, Member, Payload, Place, Ticket, Track};
+use super::ticket::{CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
 use super::trial::{CaseId, Trials};
 use super::waiting::Waiting;
 use super::{InstanceId, Instant, Span};
@@ -41,6 +41,9 @@ pub struct Lane<P> {
     /// When the batches on their way are overdue.
     pub(super) overdue: BTreeSet<(Instant, SlotId)>,
     pub(super) lateness: Lateness,
+    /// When the batches on their way are sent to a second instance.
+    pub(super) hedges: BTreeSet<(Instant, SlotId)>,
+    pub(super) usual: Lateness,
     pub(super) effects: VecDeque<Effect<P>>,
     pub(super) batchable: bool,
     pub(super) draining: bool,
@@ -61,6 +64,7 @@ pub(super) struct Flight {
     pub(super) instance: InstanceId,
     pub(super) track: Track,
     pub(super) rows: u32,
+    pub(super) key: Option<ShapeKey>,
     pub(super) sent: Instant,
     pub(super) probe: bool,
     pub(super) case: Option<CaseId>,
@@ -71,6 +75,8 @@ pub(super) struct Flight {
     /// When it is overdue; once it was called back, when it is given up.
     pub(super) overdue_at: Option<Instant>,
     pub(super) recall: Recall,
+    /// When it is sent to a second instance, too.
+    pub(super) hedge_at: Option<Instant>,
     /// Whether its calls were lost with an instance before.
     pub(super) suspect: bool,
     /// Its calls, or the calls whose parts it has.
@@ -113,7 +119,9 @@ impl<P: Payload> Lane<P> {
             budget: Budget::new(),
             flights: BTreeMap::new(),
             overdue: BTreeSet::new(),
-            lateness: Lateness::default(),
+            lateness: Lateness::of_slowest(),
+            hedges: BTreeSet::new(),
+            usual: Lateness::of_usual(),
             effects: VecDeque::new(),
             batchable: true,
             draining: false,
@@ -214,17 +222,8 @@ impl<P: Payload> Lane<P> {
         if self.comes_too_late(now, &member.ticket) {
             return self.refuse(member, RefuseReason::Deadline);
         }
-        while !self.has_room(&member.ticket) {
-            let queue = if self.batches.is_empty() { &self.streams } else { &self.batches };
-            let victim = queue.last().filter(|last| self.gives_way(&last.ticket, &member.ticket));
-            let Some((track, place)) =
-                victim.map(|victim| (victim.ticket.track, victim.ticket.place()))
-            else {
-                return self.refuse(member, RefuseReason::QueueFull);
-            };
-            if let Some(victim) = self.take_waiting(track, place) {
-                self.refuse(victim, RefuseReason::Shed);
-            }
+        if !self.make_room(now, &member.ticket) {
+            return self.refuse(member, RefuseReason::QueueFull);
         }
         self.policy.arrived(now, member.ticket.key.as_ref(), member.ticket.rows);
         self.enqueue(member);
@@ -254,47 +253,6 @@ impl<P: Payload> Lane<P> {
             && now + least < due
             && late_behind(self.waiting.rows)
             && late_behind(self.waiting.rows_before(ticket.place()))
-    }
-
-    /// Whether a call that waits makes room for one that comes: to who is more urgent, or whose
-    /// tenant has less.
-    fn gives_way(&self, waiting: &Ticket, coming: &Ticket) -> bool {
-        let rows = u64::from(coming.rows);
-        waiting.priority > coming.priority
-            || waiting.priority == coming.priority
-                && waiting.tenant != coming.tenant
-                && self.waiting.of(waiting.tenant) > self.waiting.of(coming.tenant) + rows
-    }
-
-    /// The first call always fits: one that is larger than the whole bound would else never be
-    /// served, and its size was bounded at the door.
-    fn has_room(&self, ticket: &Ticket) -> bool {
-        self.waiting.rows == 0
-            || self.waiting.rows + u64::from(ticket.rows) <= self.plan.max_queue_rows
-                && self.waiting.bytes + ticket.bytes <= self.plan.max_queue_bytes
-    }
-
-    /// The calls that [`Event::Arrive`] would only refuse at `now`.
-    pub fn turns_away(&self, now: Instant) -> Option<TurnedAway> {
-        let everybody = |reason| Some(TurnedAway { from_priority: 1, tenant: None, reason });
-        if self.draining {
-            return everybody(RefuseReason::Draining);
-        }
-        if let Prospect::None(retry_after) = self.fleet.prospect(now) {
-            return everybody(RefuseReason::NoInstance(retry_after));
-        }
-        let full = self.waiting.rows > 0
-            && (self.waiting.rows >= self.plan.max_queue_rows
-                || self.waiting.bytes >= self.plan.max_queue_bytes);
-        if !full {
-            return None;
-        }
-        let queue = if self.batches.is_empty() { &self.streams } else { &self.batches };
-        let last = &queue.last()?.ticket;
-        // Another tenant that has less may take its place.
-        let tenant = (self.waiting.of(last.tenant) > 1).then_some(last.tenant);
-        let reason = RefuseReason::QueueFull;
-        Some(TurnedAway { from_priority: last.priority, tenant, reason })
     }
 
     pub(super) fn enqueue(&mut self, member: Member<P>) {

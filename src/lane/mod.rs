@@ -17,6 +17,7 @@ mod budget;
 mod cut;
 mod event;
 mod fleet;
+mod hedge;
 mod lead;
 mod limit;
 mod machine;
@@ -25,6 +26,7 @@ mod outcome;
 mod overdue;
 mod policy;
 mod queue;
+mod room;
 mod ticket;
 mod time;
 mod trial;
@@ -37,6 +39,7 @@ pub use event::{
     RefuseReason, SlotId, Snapshot, TurnedAway, Unshared,
 };
 pub use fleet::{Health, InstanceView};
+pub use hedge::HedgeDelay;
 pub use limit::LARGEST_BATCH;
 pub use machine::Lane;
 pub use policy::{

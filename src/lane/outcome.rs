@@ -23,8 +23,12 @@ impl<P: Payload> Lane<P> {
             self.learn_lead(now, &flight, before, served);
         }
         self.overdue.remove(&(flight.overdue_at.unwrap_or_default(), slot));
-        if let (Some(expected), true) = (flight.expected, served) {
+        self.hedges.remove(&(flight.hedge_at.unwrap_or_default(), slot));
+        // One that was overtaken would have taken longer still.
+        let overtaken = matches!(outcome, Outcome::Overtaken);
+        if let (Some(expected), true) = (flight.expected, served || overtaken) {
             self.lateness.observe(expected, now.since(flight.sent));
+            self.usual.observe(expected, now.since(flight.sent));
         }
         if flight.recall != Recall::No && self.fleet.stalls_no_more(flight.instance) && served {
             self.notice(Notice::Answered(flight.instance));
@@ -32,6 +36,10 @@ impl<P: Payload> Lane<P> {
         match outcome {
             Outcome::Served { batched } => self.served(now, &flight, batched),
             Outcome::Failed(members, blame) => self.failed(now, &flight, members, blame),
+            Outcome::Overtaken => {
+                self.fleet.was_overtaken(flight.instance);
+                self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+            }
             Outcome::Cancelled if flight.recall == Recall::Gone => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Unreachable);
             }
@@ -361,6 +369,9 @@ impl<P: Payload> Lane<P> {
             Told::Neutral => breaker.neutral(probe),
             Told::Failure => drop(breaker.failed(now, probe)),
             Told::Unreachable => drop(breaker.trip(now)),
+        }
+        if breaker.state() != before {
+            self.fleet.count_out();
         }
         self.notice_breaker(id, Some(before));
     }

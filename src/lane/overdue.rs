@@ -12,7 +12,7 @@
 
 use super::event::{Effect, Notice, SlotId};
 use super::machine::Lane;
-use super::ticket::{Member, Payload, Track};
+use super::ticket::{Member, Payload, ShapeKey, Track};
 use super::{InstanceId, Instant, Span};
 
 /// A batch that takes less than so many times what it should is not overdue.
@@ -21,6 +21,8 @@ const LEAST_RATIO: f64 = 3.0;
 const BEYOND_SLOWEST: f64 = 1.5;
 /// The share of batches that are the slowest.
 const SLOWEST: f64 = 0.005;
+/// The share of batches that take longer than is usual.
+const UNUSUAL: f64 = 0.05;
 /// How far one batch moves what is known of the slowest.
 const STEP: f64 = 0.2;
 /// Nothing is overdue by less: the wire and the scheduler take their time as well.
@@ -30,30 +32,42 @@ const SLACK: Span = Span::from_millis(5);
 const HOPELESS_RATIO: u64 = 10;
 const HOPELESS: Span = Span::from_secs(1);
 
-/// How much longer than expected the slowest batches take: a quantile, by stochastic approximation
-/// (Robbins and Monro 1951, with steps in proportion to the estimate).
+/// How much longer than expected batches take, all but a share of them: a quantile, by stochastic
+/// approximation (Robbins and Monro 1951, with steps in proportion to the estimate).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lateness {
-    slowest: f64,
-}
-
-impl Default for Lateness {
-    fn default() -> Self {
-        Self { slowest: 1.0 }
-    }
+    /// Of batches that take longer still.
+    share: f64,
+    ratio: f64,
 }
 
 impl Lateness {
+    /// All but the very slowest.
+    pub(super) fn of_slowest() -> Self {
+        Self { share: SLOWEST, ratio: 1.0 }
+    }
+
+    /// Nineteen of twenty.
+    pub(super) fn of_usual() -> Self {
+        Self { share: UNUSUAL, ratio: 1.0 }
+    }
+
     /// A batch took so long that should have taken `expected`.
     pub(super) fn observe(&mut self, expected: Span, took: Span) {
         let ratio = took.as_nanos() as f64 / expected.as_nanos().max(1) as f64;
-        let step = if ratio > self.slowest { 1.0 - SLOWEST } else { -SLOWEST };
-        self.slowest = (self.slowest * (1.0 + STEP * step)).max(1.0);
+        let step = if ratio > self.ratio { 1.0 - self.share } else { -self.share };
+        self.ratio = (self.ratio * (1.0 + STEP * step)).max(1.0);
+    }
+
+    /// How long a batch takes at most that should take `expected`, but for the share of those that
+    /// are slower.
+    pub(super) fn of(&self, expected: Span) -> Span {
+        Span::from_nanos((expected.as_nanos() as f64 * self.ratio) as u64)
     }
 
     /// When a batch that should take `expected` is overdue.
     pub(super) fn bound(&self, expected: Span) -> Span {
-        let ratio = LEAST_RATIO.max(BEYOND_SLOWEST * self.slowest);
+        let ratio = LEAST_RATIO.max(BEYOND_SLOWEST * self.ratio);
         Span::from_nanos((expected.as_nanos() as f64 * ratio) as u64).plus(SLACK)
     }
 }
@@ -70,25 +84,35 @@ pub(super) enum Recall {
 }
 
 impl<P: Payload> Lane<P> {
-    /// When a batch that is about to be sent will be overdue; `None` when it cannot be told, or when
-    /// its calls must not be sent twice.
-    pub(super) fn overdue_at(
+    /// How long a batch that is about to be sent should be on its way; `None` while that is not known.
+    pub(super) fn should_take(
         &self,
         now: Instant,
         instance: InstanceId,
-        members: &[Member<P>],
+        key: Option<&ShapeKey>,
         rows: u32,
-    ) -> Option<Instant> {
-        let first = members.first()?;
-        let once = members.iter().all(|member| !member.recalled);
-        let expected = self.policy.expected(first.ticket.key.as_ref(), instance, rows)?;
+    ) -> Option<Span> {
+        let expected = self.policy.expected(key, instance, rows)?;
         let behind = match self.fleet.batches(instance) {
             0 => Span::ZERO,
             // It shares the instance, and may have to wait for its turn.
             _ => self.policy.first_back(now, instance).map_or(expected, |(at, _)| at.since(now)),
         };
-        (self.plan.attempts > 1 && once && first.ticket.track == Track::Batch)
-            .then(|| now + self.lateness.bound(expected.plus(behind)))
+        Some(expected.plus(behind))
+    }
+
+    /// When a batch that is about to be sent will be overdue; `None` when it cannot be told, or when
+    /// its calls must not be sent twice.
+    pub(super) fn overdue_at(
+        &self,
+        now: Instant,
+        members: &[Member<P>],
+        should_take: Option<Span>,
+    ) -> Option<Instant> {
+        let once = members.iter().all(|member| !member.recalled);
+        let batch = members.iter().all(|member| member.ticket.track == Track::Batch);
+        let bound = self.lateness.bound(should_take?);
+        (self.plan.attempts > 1 && once && batch).then(|| now + bound)
     }
 
     /// Calls back what is overdue, and gives up what was called back long ago.
@@ -158,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_takes_three_times_as_long_as_it_should_is_overdue() {
-        let mut lateness = Lateness::default();
+        let mut lateness = Lateness::of_slowest();
         for took in [9, 10, 11, 12, 10].into_iter().cycle().take(1000) {
             lateness.observe(EXPECTED, Span::from_millis(took));
         }
@@ -167,7 +191,7 @@ mod tests {
 
     #[test]
     fn where_one_in_a_hundred_takes_five_times_as_long_that_is_not_overdue() {
-        let mut lateness = Lateness::default();
+        let mut lateness = Lateness::of_slowest();
         for i in 0..5000 {
             lateness.observe(EXPECTED, Span::from_millis(if i % 100 == 0 { 50 } else { 10 }));
         }
@@ -177,7 +201,7 @@ mod tests {
 
     #[test]
     fn one_freeze_does_not_change_what_is_overdue() {
-        let mut lateness = Lateness::default();
+        let mut lateness = Lateness::of_slowest();
         lateness.observe(EXPECTED, Span::from_secs(5));
         assert_eq!(lateness.bound(EXPECTED), Span::from_millis(35));
     }

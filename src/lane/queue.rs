@@ -164,9 +164,9 @@ impl<P: Payload> Queue<P> {
         self.waiting.get(&place)
     }
 
-    /// The least urgent call.
-    pub(super) fn last(&self) -> Option<&Member<P>> {
-        self.waiting.values().next_back()
+    /// The least urgent call that `accepts` accepts.
+    pub(super) fn last(&self, accepts: impl Fn(&Member<P>) -> bool) -> Option<&Member<P>> {
+        self.waiting.values().rfind(|member| accepts(member))
     }
 
     /// The most urgent call of every shape key, and every call that rides alone.

@@ -90,6 +90,12 @@ impl Waiting {
         self.urgencies.range(..step(place)).map(|(_, rows)| rows).sum()
     }
 
+    /// Calls of a priority.
+    pub(super) fn at_level(&self, priority: u8) -> u64 {
+        let calls = self.by_priority.get(usize::from(priority.max(1)) - 1);
+        calls.copied().unwrap_or(0).into()
+    }
+
     /// Levels at which calls wait.
     pub(super) fn levels(&self) -> usize {
         self.by_priority.iter().filter(|&&calls| calls > 0).count()

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use batchwise::config::{
-    BreakerPlan, EmbeddedKind, HealthPlan, InstanceAddress, InstancePlan, InstanceUrl, ModelPlan,
-    Plan, Protocol, RetryPlan, ServerPlan, load,
+    BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan, InstanceUrl,
+    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, load,
 };
 
 use crate::{files, folder};
@@ -83,8 +83,10 @@ fn a_minimal_file_gets_every_default() {
                 open_for: Duration::from_millis(250),
                 max_open_for: Duration::from_secs(10),
                 half_open_probes: 1,
+                panic_threshold: 0.5,
             },
             retry: RetryPlan { attempts: 2, idempotent: true },
+            hedge: HedgePlan { enabled: false, delay: None },
         }],
     };
     assert_eq!(plan("minimal.toml"), expected);
@@ -140,8 +142,10 @@ fn every_option_reaches_its_place_in_the_plan() {
                 open_for: Duration::from_secs(9),
                 max_open_for: Duration::from_secs(11),
                 half_open_probes: 12,
+                panic_threshold: 0.75,
             },
             retry: RetryPlan { attempts: 3, idempotent: false },
+            hedge: HedgePlan { enabled: true, delay: Some(Duration::from_millis(13)) },
         }],
     };
     assert_eq!(plan("every_option.toml"), expected);

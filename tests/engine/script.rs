@@ -11,6 +11,8 @@ use batchwise::instance::{BatchContext, BatchLimit, BoxFuture, Description, Fail
 use batchwise::telemetry::{Telemetry, Via};
 use batchwise::tensor::{DataType, Shape, Tensor};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// What an instance does with one batch.
 #[derive(Clone, Debug)]
@@ -19,6 +21,10 @@ pub(crate) enum Act {
     Serve(u64),
     /// Says no.
     Fail(Failure),
+    /// Says no after so many milliseconds.
+    FailAfter(u64, Failure),
+    /// Says no to every batch until then.
+    FailUntil(Instant),
     /// Never answers.
     Stall,
     /// Answers with one row, whatever came.
@@ -55,6 +61,19 @@ impl Scripted {
         })
     }
 
+    fn next(&self) -> Act {
+        let mut script = self.script.lock().unwrap();
+        if let Some(Act::FailUntil(until)) = script.front()
+            && Instant::now() >= *until
+        {
+            script.pop_front();
+        }
+        match script.front() {
+            Some(Act::FailUntil(until)) => Act::FailUntil(*until),
+            _ => script.pop_front().unwrap_or(Act::Serve(10)),
+        }
+    }
+
     pub(crate) fn batches(&self) -> Vec<u64> {
         self.batches.lock().unwrap().clone()
     }
@@ -84,7 +103,7 @@ impl Instance for Scripted {
         let rows = request.inputs[0].shape().rows().unwrap();
         self.batches.lock().unwrap().push(rows);
         self.arrivals.add_permits(1);
-        let act = self.script.lock().unwrap().pop_front().unwrap_or(Act::Serve(10));
+        let act = self.next();
         Box::pin(async move {
             let mut note = NoteCancel { cancelled: &self.cancelled, done: false };
             let values = values(&request.inputs[0]);
@@ -98,6 +117,11 @@ impl Instance for Scripted {
                     }
                 }
                 Act::Fail(failure) => Err(failure),
+                Act::FailAfter(millis, failure) => {
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    Err(failure)
+                }
+                Act::FailUntil(_) => Err(Failure::broken("not yet")),
                 Act::Stall => std::future::pending().await,
                 Act::OneRow => Ok(answer(&[7])),
             };
@@ -173,6 +197,29 @@ pub(crate) async fn call_on(
     terms: Terms,
 ) -> Result<Vec<i64>, FaultKind> {
     outputs(model.call(work(asked), terms, Via::Grpc).await).map_err(|fault| fault.kind)
+}
+
+pub(crate) type Outcome = Result<Vec<i64>, FaultKind>;
+
+pub(crate) fn spawn(model: &Arc<Model>, values: &[i64]) -> JoinHandle<Outcome> {
+    spawn_on(model, values, terms())
+}
+
+pub(crate) fn spawn_on(model: &Arc<Model>, values: &[i64], terms: Terms) -> JoinHandle<Outcome> {
+    let (model, values) = (Arc::clone(model), values.to_vec());
+    tokio::spawn(async move { call_on(&model, &values, terms).await })
+}
+
+/// Waits until nothing is on its way any more.
+pub(crate) async fn idle(models: &Models) {
+    loop {
+        let status = models.status().await;
+        let instances = status.iter().flat_map(|model| &model.instances);
+        if instances.map(|instance| instance.in_flight).sum::<u32>() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 pub(crate) fn outputs(outcome: Result<Served, Fault>) -> Result<Vec<i64>, Fault> {

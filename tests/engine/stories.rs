@@ -4,23 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwise::call::{Fault, FaultKind, Terms};
-use batchwise::engine::{Drained, Model};
+use batchwise::engine::Drained;
 use batchwise::instance::{BatchLimit, Failure};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::script::{Act, Scripted, call, call_on, models, terms};
-
-type Outcome = Result<Vec<i64>, FaultKind>;
-
-fn spawn(model: &Arc<Model>, values: &[i64]) -> JoinHandle<Outcome> {
-    spawn_on(model, values, terms())
-}
-
-fn spawn_on(model: &Arc<Model>, values: &[i64], terms: Terms) -> JoinHandle<Outcome> {
-    let (model, values) = (Arc::clone(model), values.to_vec());
-    tokio::spawn(async move { call_on(&model, &values, terms).await })
-}
+use crate::script::{Act, Outcome, Scripted, call, call_on, models, spawn, spawn_on, terms};
 
 /// Lets every task go as far as it can without time passing.
 async fn settle() {
@@ -323,6 +312,24 @@ async fn what_must_not_be_sent_twice_waits_for_its_instance() {
         longest = longest.max(began.elapsed());
     }
     assert_eq!(longest, Duration::from_millis(500));
+}
+
+/// All instances fail for a minute: few batches reach them meanwhile, and the first to be well again is
+/// found at once, not after a quarter of the outage.
+#[tokio::test(start_paused = true)]
+async fn when_all_were_out_the_first_to_be_back_is_found_at_once() {
+    let well = Instant::now() + Duration::from_secs(60);
+    let instances = [0, 1, 2].map(|_| Scripted::new([Act::FailUntil(well)]));
+    let (_models, model) = models("", &instances);
+    let mut calls = 0;
+    while call(&model, &[1]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        calls += 1;
+    }
+    let late = well.elapsed();
+    assert!(late < Duration::from_millis(300), "{late:?}");
+    let batches: usize = instances.iter().map(|instance| instance.batches().len()).sum();
+    assert!(batches * 10 < calls, "{batches} batches for {calls} calls");
 }
 
 /// An operator who knows that an instance is well again need not wait for its breaker.

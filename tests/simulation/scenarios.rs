@@ -30,6 +30,7 @@ fn a_million_calls_are_each_answered_exactly_once() {
         deadline: Span::from_millis(300),
         objective: (seed % 3 == 0).then_some(Span::from_millis(60)),
         learn_slots: seed % 4 == 1,
+        hedges: seed % 3 == 1,
         max_batch_bytes: (seed % 5 == 2).then_some(750),
         outages: 3,
         ..Habits::default()
@@ -78,6 +79,48 @@ fn a_batch_that_is_overdue_is_served_by_another_instance() {
         assert_eq!(report.answered, 20_000, "{:?}", report.reasons);
         assert!(report.recalled >= 5, "{} recalled", report.recalled);
         assert!(report.longest < Span::from_millis(125), "{:?}", report.longest);
+    }
+}
+
+/// One batch in fifty takes five times as long, and a second instance that has nothing to do is asked.
+#[test]
+fn a_slow_batch_is_hedged_where_somebody_has_time() {
+    let [without, with] = [false, true].map(|hedges| {
+        worlds(0..3, |_| Habits {
+            calls: 20_000,
+            instances: 4,
+            max_rows: 1,
+            mean_gap: Span::from_millis(5),
+            freezes: 0.02,
+            freeze: Span::from_millis(60),
+            hedges,
+            ..Habits::default()
+        })
+    });
+    for (without, with) in without.iter().zip(&with) {
+        assert_eq!(with.answered, 20_000, "{:?}", with.reasons);
+        let share = with.hedged as f64 / with.batches as f64;
+        assert!((0.02..0.12).contains(&share), "{share} of the batches");
+        assert!(with.overtaken * 3 > with.hedged, "{} of {}", with.overtaken, with.hedged);
+        assert!(with.late * 5 < without.late, "{} late, {} without", with.late, without.late);
+    }
+}
+
+/// Where everybody is busy there is nobody to ask a second time.
+#[test]
+fn hedges_take_nothing_from_who_waits() {
+    for report in worlds(0..3, |_| Habits {
+        calls: 20_000,
+        instances: 2,
+        max_rows: 1,
+        // 1.5 times what full batches can bear.
+        mean_gap: Span::from_nanos(270_000),
+        freezes: 0.02,
+        freeze: Span::from_millis(60),
+        hedges: true,
+        ..Habits::default()
+    }) {
+        assert!(report.hedged * 50 < report.batches, "{} of {}", report.hedged, report.batches);
     }
 }
 

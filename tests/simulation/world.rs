@@ -1,16 +1,19 @@
 //! The world: a clock, callers and instances around one lane.
 
+mod flights;
+
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
 use batchwise::lane::{
-    Adaptive, Blame, CallId, Effect, Event, FixedDelay, Health, InstanceChange, InstanceId,
-    Instant, Lane, LanePlan, Member, Objective, Outcome, Policy, RefuseReason, ShapeKey, SlotId,
+    Adaptive, Blame, CallId, Effect, Event, FixedDelay, Health, HedgeDelay, InstanceChange,
+    InstanceId, Instant, Lane, LanePlan, Member, Objective, Policy, RefuseReason, ShapeKey, SlotId,
     Span, Ticket, Track,
 };
 
+use self::flights::rows_of;
 use crate::oracle::{Entry, Fate, Ledger, Part, settle_accounts};
 use crate::random::Random;
 
@@ -44,6 +47,8 @@ pub(crate) struct Habits {
     pub(crate) max_queue_delay: Option<Span>,
     pub(crate) max_batch_bytes: Option<u64>,
     pub(crate) objective: Option<Span>,
+    /// Batches that are slow to come back are sent to a second instance, too.
+    pub(crate) hedges: bool,
     /// Instances work on everything at once, so with this they get ever more batches.
     pub(crate) learn_slots: bool,
 }
@@ -73,6 +78,7 @@ impl Default for Habits {
             max_queue_delay: None,
             max_batch_bytes: None,
             objective: None,
+            hedges: false,
             learn_slots: false,
         }
     }
@@ -98,6 +104,11 @@ pub(crate) struct Report {
     /// Instances that were lost, the killers' part.
     pub(crate) killed: usize,
     pub(crate) recalled: usize,
+    pub(crate) hedged: usize,
+    /// Batches that the second instance answered first.
+    pub(crate) overtaken: usize,
+    /// Calls that waited longer than half the time after which a frozen instance goes on.
+    pub(crate) late: usize,
     /// The longest that a call waited for its answer.
     pub(crate) longest: Span,
     pub(crate) batches: usize,
@@ -114,6 +125,11 @@ struct Flying {
     /// Its instance was dead when it was sent, or died since.
     unreached: bool,
     lost: bool,
+    /// The second request for the same calls, or the first one if this is the second.
+    twin: Option<SlotId>,
+    is_second: bool,
+    /// It failed, but its twin may still answer.
+    failed: Option<Blame>,
 }
 
 pub(crate) struct World {
@@ -142,6 +158,7 @@ impl World {
             objective: habits.objective.map(|within| Objective { within, priority: 2 }),
             max_queue_rows: habits.queue_rows,
             max_queue_bytes: 1 << 40,
+            hedge: habits.hedges.then_some(HedgeDelay::Learned),
             learn_slots: habits.learn_slots,
             alone_slots: 4,
             early_slot: true,
@@ -278,21 +295,19 @@ impl World {
                     self.note(slot.0 ^ u64::from(batch.rows) << 32);
                     self.report.batches += 1;
                     self.report.batched_rows += u64::from(batch.rows);
-                    let (base, per_row) = self.habits.service;
-                    let took = base.as_nanos() + per_row.as_nanos() * u64::from(batch.rows);
-                    let freezes = self.random.chance(self.habits.freezes);
-                    let took = if freezes { self.habits.freeze } else { Span::from_nanos(took) };
-                    let unreached = self.dead[instance.0 as usize];
-                    let took = if unreached { Span::from_nanos(100_000) } else { took };
-                    self.at(took, Happening::Finish(slot));
-                    let flying = Flying {
-                        instance,
-                        members: batch.members,
-                        aborted: false,
-                        unreached,
-                        lost: false,
-                    };
-                    self.flying.insert(slot, flying);
+                    self.fly(slot, instance, batch.rows, batch.members);
+                }
+                Effect::Hedge { slot, second, instance } => {
+                    let Some(first) = self.flying.get_mut(&slot) else { continue };
+                    assert!(first.instance != instance, "asked the same instance twice");
+                    first.twin = Some(second);
+                    let rows = rows_of(&first.members);
+                    self.report.hedged += 1;
+                    self.fly(second, instance, rows, Vec::new());
+                    if let Some(flying) = self.flying.get_mut(&second) {
+                        flying.twin = Some(slot);
+                        flying.is_second = true;
+                    }
                 }
                 Effect::Refuse(member, reason) => {
                     self.note(member.ticket.id.0);
@@ -323,6 +338,7 @@ impl World {
                     let flying = self.flying.get_mut(&slot);
                     let members = flying.map(|flying| std::mem::take(&mut flying.members));
                     self.lane.on(self.now, Event::Recalled(slot, members.unwrap_or_default()));
+                    self.part(slot);
                 }
                 Effect::Notice(_) => {}
                 Effect::Calculate(calculation) => {
@@ -376,61 +392,5 @@ impl World {
         let batches = self.flying.values().filter(|flying| flying.instance == instance);
         let most = if self.habits.learn_slots { 33 } else { 4 };
         assert!(batches.count() < most, "more batches on their way than slots");
-    }
-
-    /// Ends an instance and everything that it works on; another process takes its place soon.
-    fn kill(&mut self, id: InstanceId) {
-        self.dead[id.0 as usize] = true;
-        self.at(Span::from_millis(400), Happening::Restart(id));
-        let with_it = self.flying.iter_mut().filter(|(_, flying)| flying.instance == id);
-        let slots: Vec<SlotId> = with_it
-            .map(|(&slot, flying)| {
-                flying.lost = true;
-                slot
-            })
-            .collect();
-        slots.into_iter().for_each(|slot| self.at(Span::ZERO, Happening::Finish(slot)));
-    }
-
-    fn finish(&mut self, slot: SlotId) {
-        let Some(flying) = self.flying.remove(&slot) else { return };
-        let rows: u32 = flying.members.iter().map(|member| member.ticket.rows).sum();
-        let poisoned =
-            flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].poison);
-        let kills =
-            flying.members.iter().any(|member| self.ledger.borrow()[member.payload.call].killer);
-        let kills = kills && !flying.aborted && !flying.unreached && !flying.lost;
-        if kills {
-            self.report.killed += 1;
-            self.kill(flying.instance);
-        }
-        let outcome = if kills || flying.lost {
-            Outcome::Failed(flying.members, Blame::Lost)
-        } else if flying.unreached {
-            Outcome::Failed(flying.members, Blame::Connection)
-        } else if flying.aborted {
-            drop(flying.members);
-            Outcome::Cancelled
-        } else if self.broken[flying.instance.0 as usize] || self.random.chance(self.habits.resets)
-        {
-            let blame = if self.random.chance(0.5) { Blame::Lost } else { Blame::Connection };
-            Outcome::Failed(flying.members, blame)
-        } else if self.random.chance(self.habits.overloads) {
-            Outcome::Failed(flying.members, Blame::Overload { retry_after: None })
-        } else if poisoned {
-            Outcome::Failed(flying.members, Blame::Broken)
-        } else if rows > self.habits.real_limit {
-            Outcome::Failed(flying.members, Blame::Refused)
-        } else {
-            for member in flying.members {
-                self.report.longest =
-                    self.report.longest.max(self.now.since(member.ticket.arrived));
-                let gone = member.payload.ledger.borrow()[member.payload.call].cancelled;
-                member.payload.settle(if gone { Fate::Dropped } else { Fate::Answered });
-            }
-            Outcome::Served { batched: true }
-        };
-        self.report.failed_batches += usize::from(matches!(outcome, Outcome::Failed(..)));
-        self.lane.on(self.now, Event::Done(slot, outcome));
     }
 }

@@ -25,9 +25,11 @@ pub fn front_http(data: &[u8]) {
         Some(request)
     };
     let Some(first) = request(vec![Bytes::copy_from_slice(body)]) else { return };
+    // It may have been written with a scheme and a host.
+    let route = first.uri().path().to_owned();
     site::set_stream(vec![Ok(Bytes::from_static(b"data: 1\n\n"))]);
     let response = site::http(first);
-    answered(&response, path);
+    answered(&response, &route);
     // What is asked with other methods tells of what was done meanwhile.
     if method == Method::POST.as_str() {
         site::set_stream(vec![Ok(Bytes::from_static(b"data: 1\n\n"))]);
@@ -35,7 +37,7 @@ pub fn front_http(data: &[u8]) {
         assert_eq!(again.status(), response.status());
         assert_eq!(again.body(), response.body());
     }
-    if response.status() == 200 && method == Method::POST.as_str() && is_infer(path) {
+    if response.status() == 200 && method == Method::POST.as_str() && is_infer(&route) {
         mirrored(&headers, body, &response);
     }
 }

@@ -188,7 +188,8 @@ impl System for Shipped {
                     self.lane.on(now, Event::Recalled(slot, members.unwrap_or_default()));
                 }
                 // The instance goes on nevertheless; notices are for operators.
-                Effect::Abort(_) | Effect::Notice(_) => {}
+                // Nobody here asks for hedges.
+                Effect::Abort(_) | Effect::Notice(_) | Effect::Hedge { .. } => {}
             }
         }
     }
