@@ -14,8 +14,10 @@ const BACKLOG: u64 = 3;
 
 /// How much of the capacity that was seen once remains after each batch.
 const CAPACITY_MEMORY: f64 = 0.99;
-/// Of so many batches one begins with the least urgent level, so that nothing starves.
-const FLOOR: u64 = 15;
+/// Of so many rows one is of the least urgent level, so that nothing starves.
+const FLOOR: u32 = 15;
+/// So long after calls of several priorities waited more urgent ones are expected among bulk.
+const MIXED_MEMORY: Span = Span::from_secs(1);
 
 /// A batch that is to be cut.
 struct Choice {
@@ -166,6 +168,7 @@ impl<P: Payload> Lane<P> {
         let most = most.map_or(rows, |server| server.cap).max(rows);
         let (members, short) = self.take_batch(place, (rows, most), instance, expected);
         let members = self.still_due(now, members);
+        self.note_floor(&members);
         if !members.is_empty() {
             let cause = if short { Cause::Budget } else { cause };
             self.dispatch(now, instance, members, cause, None);
@@ -233,6 +236,9 @@ impl<P: Payload> Lane<P> {
     /// Asks the policy about the most urgent call; where it holds, about the most urgent call of
     /// each other shape, so that one that waits for company does not hold up a full batch.
     fn choose(&mut self, now: Instant) -> Option<Choice> {
+        if self.waiting.levels() > 1 {
+            self.mixed_at = Some(now);
+        }
         let has_other = |than| self.servers.iter().any(|server| server.id != than);
         // A call that an instance just failed waits for another one; who does not mind may have it.
         let shuns = |member: &Member<P>, id| member.avoid == Some(id) && has_other(id);
@@ -242,7 +248,7 @@ impl<P: Payload> Lane<P> {
         let first = match self
             .batches
             .last(|_| true)
-            .filter(|last| self.is_floor(last) && has_server(last))
+            .filter(|last| self.is_floor(now, last) && has_server(last))
         {
             Some(last) => self.batches.first_of(last.ticket.priority, has_server),
             None => self.batches.first(has_server),
@@ -251,6 +257,7 @@ impl<P: Payload> Lane<P> {
         let heads = std::iter::once(first).chain(
             self.batches.heads().map(|head| head.ticket.place()).filter(|&place| place != first),
         );
+        let mixed = self.mixed_at.is_some_and(|at| now.since(at) < MIXED_MEMORY);
         let mut wake_at = Instant::LAST;
         for place in heads {
             let Some(head) = self.batches.get(place).filter(|head| has_server(head)) else {
@@ -276,6 +283,7 @@ impl<P: Payload> Lane<P> {
                 key,
                 waiting_rows: self.batches.company(head).rows,
                 all_waiting_rows: self.waiting.rows,
+                mixed,
                 oldest: head.ticket.arrived,
                 deadline: head.ticket.due(),
                 servers,
@@ -293,10 +301,25 @@ impl<P: Payload> Lane<P> {
         None
     }
 
-    /// Whether this is the turn of the least urgent level, whose last call is given.
-    fn is_floor(&self, last: &Member<P>) -> bool {
+    /// Whether this is the turn of the least urgent level, whose last call is given: others had so
+    /// many rows meanwhile that a whole batch is owed to it.
+    fn is_floor(&self, now: Instant, last: &Member<P>) -> bool {
         let more_urgent = last.ticket.priority > 1 && self.waiting.levels() > 1;
-        more_urgent && self.next_slot.is_multiple_of(FLOOR)
+        more_urgent && self.owed_rows >= f64::from(self.fleet.cap(now))
+    }
+
+    /// What a batch adds to the rows that are owed to the least urgent level. Where it rides along
+    /// often enough, it needs no turn.
+    fn note_floor(&mut self, members: &[Member<P>]) {
+        let Some(least) = self.batches.last(|_| true).map(|last| last.ticket.priority) else {
+            self.owed_rows = 0.0;
+            return;
+        };
+        for Member { ticket, .. } in members {
+            let rows = f64::from(ticket.rows);
+            let owed = if ticket.priority >= least { -rows } else { 0.0 };
+            self.owed_rows = (self.owed_rows + rows / f64::from(FLOOR) + owed).max(0.0);
+        }
     }
 
     /// Keeps those that somebody still waits for.

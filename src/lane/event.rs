@@ -209,6 +209,8 @@ pub enum Cause {
     Delay,
     /// More waited, but so many rows are served best.
     Size,
+    /// Bulk waits for more, but so many rows let urgent calls in sooner.
+    Spread,
     /// To see how long so many rows take.
     Explore,
     /// To see how many batches the instance takes at once.
@@ -239,6 +241,7 @@ impl Cause {
             Cause::Gather => "gather",
             Cause::Delay => "delay",
             Cause::Size => "size",
+            Cause::Spread => "spread",
             Cause::Explore => "explore",
             Cause::Width => "width",
             Cause::Deadline => "deadline",

@@ -48,6 +48,10 @@ pub struct Lane<P> {
     pub(super) batchable: bool,
     pub(super) draining: bool,
     pub(super) waiting: Waiting,
+    /// Rows that are owed to the least urgent level, for what more urgent ones had.
+    pub(super) owed_rows: f64,
+    /// When calls of several priorities waited last.
+    pub(super) mixed_at: Option<Instant>,
     pub(super) next_slot: u64,
     pub(super) wake_at: Option<Instant>,
     /// The usable instances as the policy sees them, kept to be filled anew.
@@ -126,6 +130,8 @@ impl<P: Payload> Lane<P> {
             batchable: true,
             draining: false,
             waiting: Waiting::default(),
+            owed_rows: 0.0,
+            mixed_at: None,
             next_slot: 0,
             wake_at: None,
             servers: Vec::new(),

@@ -1,8 +1,8 @@
 //! Who gets in when the queue is full.
 //!
 //! A call that comes takes the place of one that is less urgent, or of one of its own priority whose
-//! tenant has more waiting. But each level keeps room for one batch: it gets a turn now and then
-//! ([`Lane::is_floor`](super::machine::Lane)), and a turn is worth nothing to who is never let in.
+//! tenant has more waiting. But each level keeps room for one batch: the least urgent one gets a
+//! turn now and then, and a turn is worth nothing to who is never let in.
 
 use super::Instant;
 use super::event::{RefuseReason, TurnedAway};

@@ -11,3 +11,4 @@ mod lead;
 mod objective;
 mod ratios;
 mod row;
+mod urgent;

@@ -14,6 +14,7 @@ use super::objective::cap_for;
 use super::outlook::{Outlook, Size};
 use super::rate::Rate;
 use super::sizes::{Calculated, Calculation};
+use super::spread;
 use super::tables::Tables;
 use super::{
     Decision, Departure, Learned, LearnedCurve, Policy, Server, View, least_loaded, millis, span,
@@ -372,6 +373,10 @@ impl Family {
         {
             return send(rows, Cause::Explore);
         }
+        if view.mixed && objective.is_none() && waiting >= best {
+            let rows = spread::rows(|rows| outlook.time(rows), best, &outlook.remaining, servers);
+            return send(rows, if rows < told { Cause::Spread } else { Cause::Full });
+        }
         let Size { rows, full, wanted } = outlook.size();
         if rows < waiting.min(cap)
             && let Some(rows) = explore_above(curve, rows, waiting.min(cap), batches)
@@ -497,6 +502,7 @@ mod tests {
                 key,
                 waiting_rows: 1,
                 all_waiting_rows: 2,
+                mixed: false,
                 oldest: at(100),
                 deadline: at(10_000),
                 servers: &[server],

@@ -90,6 +90,7 @@ mod tests {
             key: &ShapeKey::new(b""),
             waiting_rows,
             all_waiting_rows: waiting_rows,
+            mixed: false,
             oldest: at(0),
             deadline: at(1_000_000),
             servers: &[SERVER],

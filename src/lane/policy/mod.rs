@@ -12,6 +12,7 @@ mod objective;
 mod outlook;
 mod rate;
 mod sizes;
+mod spread;
 mod tables;
 
 use super::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
@@ -31,6 +32,8 @@ pub struct View<'a> {
     pub waiting_rows: u64,
     /// The rows that wait for these instances, of whatever shape.
     pub all_waiting_rows: u64,
+    /// Whether calls of several priorities wait, or did a moment ago.
+    pub mixed: bool,
     /// When the most urgent of the calls arrived.
     pub oldest: Instant,
     /// When the answer to the most urgent of the calls is due.
