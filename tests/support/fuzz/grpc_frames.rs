@@ -22,7 +22,8 @@ pub fn grpc_frames(data: &[u8]) {
     let (messages, error) = read(input::whole(body), &headers);
     for cut in input::cuts(body) {
         let (others, other) = read(cut, &headers);
-        assert_eq!((&messages, &error), (&others, &other));
+        assert_eq!(messages, others);
+        assert!(alike(error.as_deref(), other.as_deref()), "{error:?} and {other:?}");
     }
     assert!(messages.iter().all(|message| message.len() <= MOST));
     assert!(error.as_ref().is_none_or(|error| !error.is_empty()));
@@ -36,6 +37,13 @@ pub fn grpc_frames(data: &[u8]) {
     }
     let enveloped: Rope = messages.iter().flat_map(envelop).collect();
     assert_eq!(read(enveloped, &HeaderMap::new()), (messages, None));
+}
+
+/// Whether two errors are the same. Of a message that is too long and corrupt besides it depends on its
+/// pieces what is seen first.
+fn alike(one: Option<&str>, other: Option<&str>) -> bool {
+    let either = |error: &str| error.contains("too many bytes") || error.contains("decompress");
+    one == other || one.is_some_and(either) && other.is_some_and(either)
 }
 
 /// The messages of a body, and what ended them when it was not the body's end.
