@@ -80,6 +80,7 @@ impl Filled {
             tenant: None,
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         self.next += 1;
         self.lane.on(self.now, Event::Arrive(ticket, Nothing));

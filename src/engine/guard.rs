@@ -47,6 +47,11 @@ impl SlotGuard {
         Self { inbox, slot, told: false }
     }
 
+    /// Its first event has come.
+    pub(super) fn begun(&self) {
+        drop(self.inbox.try_send(Message::Event(Event::FirstEvent(self.slot))));
+    }
+
     pub(super) fn done(mut self, outcome: Outcome<Call>) {
         self.tell(outcome);
     }

@@ -175,6 +175,7 @@ impl Model {
             tenant: terms.tenant.as_deref().map(tenant_id),
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         let (reply, receiver) = Reply::new(rows);
         let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.id);

@@ -31,8 +31,6 @@ use crate::telemetry::{ModelMetrics, Telemetry};
 /// Calls in flight to an instance whose model shares no batches: waiting for an answer gains
 /// nothing there.
 const ALONE_SLOTS: u32 = 16;
-/// Streams in flight to an instance: engines that stream batch by themselves.
-const STREAM_SLOTS: u32 = 256;
 
 /// A model and whoever answers its batches.
 #[derive(Debug)]
@@ -324,7 +322,7 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
         learn_slots: plan.max_concurrency.is_none() && !embedded,
         alone_slots: plan.max_concurrency.unwrap_or(if embedded { 1 } else { ALONE_SLOTS }),
         early_slot: plan.max_concurrency.is_none() && !embedded,
-        stream_slots: plan.max_concurrency.unwrap_or(STREAM_SLOTS),
+        stream_slots: plan.max_concurrency,
         attempts: u8::try_from(attempts.clamp(1, 255)).unwrap_or(u8::MAX),
         hedge: plan.hedge.enabled.then(|| match plan.hedge.delay {
             None => HedgeDelay::Learned,

@@ -94,6 +94,12 @@ pub struct InstanceStatus {
     pub in_flight: u32,
     /// Batches that it may run at once.
     pub batch_slots: u32,
+    /// Streams that it may run at once.
+    pub stream_slots: u32,
+    /// Sequences that it works on, where it says so.
+    pub engine_running: Option<u32>,
+    /// Requests that wait inside it, where it says so.
+    pub engine_waiting: Option<u32>,
     /// The most rows that its next batch may have.
     pub batch_cap: u32,
     /// Whether an operator has taken it out.
@@ -123,6 +129,9 @@ impl Model {
                 },
                 in_flight: view.in_flight,
                 batch_slots: view.batch_slots,
+                stream_slots: view.stream_slots,
+                engine_running: view.load.map(|load| load.running),
+                engine_waiting: view.load.map(|load| load.waiting),
                 batch_cap: view.batch_cap,
                 drained: view.drained,
                 stalled: view.stalled,

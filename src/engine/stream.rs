@@ -55,7 +55,12 @@ impl SlotBody {
         }
         let now = Instant::now();
         match self.last_event.replace(now) {
-            None => self.metrics.time_to_first_token.record((now - self.accepted).as_secs_f64()),
+            None => {
+                self.metrics.time_to_first_token.record((now - self.accepted).as_secs_f64());
+                if let Some(slot) = &self.slot {
+                    slot.begun();
+                }
+            }
             Some(last) => self.metrics.inter_token.record((now - last).as_secs_f64()),
         }
     }

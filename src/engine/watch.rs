@@ -11,8 +11,15 @@ use tokio::sync::Notify;
 use super::run::Message;
 use crate::config::HealthPlan;
 use crate::instance::{BatchLimit, Description, Instance};
-use crate::lane::{Event, Health, InstanceChange, InstanceId};
+use crate::lane::{EngineLoad, Event, Health, InstanceChange, InstanceId};
 use crate::telemetry::ModelMetrics;
+
+/// How often an instance that has something to do is asked how much.
+const LOAD_PAUSE: Duration = Duration::from_millis(250);
+/// And one that has nothing to do, or cannot be asked just now.
+const LOAD_PAUSE_IDLE: Duration = Duration::from_secs(1);
+/// And one that does not say.
+const LOAD_PAUSE_SILENT: Duration = Duration::from_secs(30);
 
 /// What is known of an instance outside the lane.
 #[derive(Debug)]
@@ -116,7 +123,29 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Looks after its instance until the model is gone.
     pub(super) async fn run(self) {
+        tokio::join!(self.watch_health(), self.watch_load());
+    }
+
+    /// Asks how much the instance has to do: often while that is anything, rarely where it does not
+    /// say.
+    async fn watch_load(&self) {
+        while self.inbox.upgrade().is_some() {
+            let asked = tokio::time::timeout(self.plan.timeout, self.instance.load()).await;
+            let pause = match asked {
+                Ok(Ok(Some(load))) => {
+                    self.tell(Event::Instance(self.id(), InstanceChange::Load(load))).await;
+                    if load == EngineLoad::default() { LOAD_PAUSE_IDLE } else { LOAD_PAUSE }
+                }
+                Ok(Ok(None)) => LOAD_PAUSE_SILENT,
+                Ok(Err(_)) | Err(_) => LOAD_PAUSE_IDLE,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn watch_health(&self) {
         let mut run = Run::default();
         let mut described = false;
         while self.inbox.upgrade().is_some() {

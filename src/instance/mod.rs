@@ -32,6 +32,7 @@ pub use kserve_v1::KserveV1;
 pub use openai::OpenAi;
 
 use crate::call::{Answer, Fault, FaultKind, TraceContext, Work};
+use crate::lane::EngineLoad;
 use crate::tensor::DataType;
 
 /// A future on the heap, so that instances of all protocols fit one type.
@@ -47,6 +48,14 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What is wrong, for the log and the status page.
     fn probe(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Asks how much the instance has to do. `None`: it does not say.
+    ///
+    /// # Errors
+    /// What went wrong.
+    fn load(&self) -> BoxFuture<'_, Result<Option<EngineLoad>, String>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Asks what the instance knows of the model.
     ///

@@ -1,11 +1,12 @@
 //! Cutting batches: what is due, for whom, and how much of it.
 
 use super::event::{Batch, Cause, Effect, RefuseReason, SlotId};
+use super::fleet::StreamAsk;
 use super::machine::{Flight, Lane, Overlap, Role};
 use super::overdue::Recall;
 use super::policy::{Decision, Departure, Server, View, least_loaded};
 use super::queue::{Budget, Taken};
-use super::ticket::{Member, Payload, Place, ShapeKey, Track};
+use super::ticket::{Member, Payload, Place, ShapeKey, Ticket, Track};
 use super::trial::CaseId;
 use super::{InstanceId, Instant, Span};
 
@@ -135,10 +136,11 @@ impl<P: Payload> Lane<P> {
 
     fn cut_stream(&mut self, now: Instant) -> bool {
         let Some(head) = self.streams.first(|_| true) else { return false };
-        let (place, avoid) = (head.ticket.place(), head.avoid);
-        let Some((instance, _)) = self.fleet.choose(now, Track::Stream, avoid) else {
-            return false;
-        };
+        let Ticket { priority, affinity, .. } = head.ticket;
+        let lately = |(_, &at): (_, &Instant)| now.since(at) < MIXED_MEMORY.times(10);
+        let yields = self.stream_levels.range(..priority).any(lately);
+        let (place, ask) = (head.ticket.place(), StreamAsk { avoid: head.avoid, affinity, yields });
+        let Some(instance) = self.fleet.choose_stream(now, &ask) else { return false };
         let members = self.take_waiting(Track::Stream, place).into_iter().collect();
         self.dispatch(now, instance, members, Cause::Alone, None);
         true
@@ -419,6 +421,8 @@ impl<P: Payload> Lane<P> {
             track,
             rows,
             key,
+            streams: if track == Track::Stream { self.fleet.streams(instance) } else { 0 },
+            begun: false,
             sent: now,
             probe,
             case,

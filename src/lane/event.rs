@@ -6,6 +6,7 @@ use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
 use super::hedge::HedgeDelay;
 use super::policy::{Calculated, Calculation, Learned};
+use super::streams::EngineLoad;
 use super::ticket::{CallId, Member, TenantId, Ticket, Track};
 use super::{InstanceId, Span};
 
@@ -39,8 +40,8 @@ pub struct LanePlan {
     pub alone_slots: u32,
     /// Whether a batch may be sent shortly before the running one ends, to an instance with one slot.
     pub early_slot: bool,
-    /// Streams that an instance may run at once.
-    pub stream_slots: u32,
+    /// Streams that an instance may run at once; `None`: to be learned.
+    pub stream_slots: Option<u32>,
     /// Batches that may break under one call before it is given up; at least 1.
     pub attempts: u8,
     /// When a batch that is slow to come back is sent to a second instance; `None`: never.
@@ -64,7 +65,7 @@ impl Default for LanePlan {
             learn_slots: false,
             alone_slots: 1,
             early_slot: false,
-            stream_slots: 1,
+            stream_slots: Some(1),
             attempts: 2,
             hedge: None,
             breaker: BreakerPlan::default(),
@@ -93,6 +94,8 @@ pub enum Event<P> {
     /// The calls of a batch that was called back; its instance still works on it, and what becomes
     /// of that is told by `Done`.
     Recalled(SlotId, Vec<Member<P>>),
+    /// The first event of a stream has come.
+    FirstEvent(SlotId),
     /// Something is new about an instance.
     Instance(InstanceId, InstanceChange),
     /// An instance said how many rows a batch may have; `None` when it has no say any more.
@@ -114,6 +117,8 @@ pub enum InstanceChange {
     Drained(bool),
     /// Batches that it may run at once.
     BatchSlots(u32),
+    /// What it says of its load.
+    Load(EngineLoad),
 }
 
 /// What became of a batch.

@@ -1,12 +1,17 @@
 //! The instances of a model: who is up, who has a free slot, who gets the next batch.
 
+mod route;
+
 use super::breaker::{Admission, Breaker, BreakerState};
 use super::event::LanePlan;
 use super::lead::Lead;
 use super::limit::SizeLimit;
 use super::policy::Server;
+use super::streams::{EngineLoad, StreamLimit};
 use super::width::Width;
 use super::{InstanceId, Instant, Span, Track};
+
+pub(super) use self::route::StreamAsk;
 
 /// How long an instance that is too busy is left alone the first time.
 const FIRST_PAUSE: Span = Span::from_millis(20);
@@ -40,6 +45,10 @@ pub struct InstanceView {
     pub batch_slots: u32,
     /// The most rows that its next batch may have.
     pub batch_cap: u32,
+    /// Streams that it may run at once.
+    pub stream_slots: u32,
+    /// What it said of its load, unless that is too long ago.
+    pub load: Option<EngineLoad>,
     /// Whether an operator has taken it out.
     pub drained: bool,
     /// Whether it does not answer a batch that is long overdue, and gets nothing meanwhile.
@@ -54,7 +63,8 @@ struct Member {
     limit: SizeLimit,
     /// How many batches it takes at once.
     width: Width,
-    stream_slots: u32,
+    /// How many streams it takes at once.
+    stream_limit: StreamLimit,
     batches: u32,
     streams: u32,
     rows: u64,
@@ -98,7 +108,7 @@ impl Fleet {
             breaker: Breaker::new(plan.breaker),
             limit: SizeLimit::new(plan.max_batch_rows),
             width: Width::new(plan.batch_slots, plan.learn_slots),
-            stream_slots: plan.stream_slots.max(1),
+            stream_limit: StreamLimit::new(plan.stream_slots),
             batches: 0,
             streams: 0,
             rows: 0,
@@ -124,6 +134,8 @@ impl Fleet {
             in_flight: member.batches + member.streams,
             batch_slots: member.width.slots(),
             batch_cap: member.limit.cap(now),
+            stream_slots: member.stream_limit.limit(),
+            load: member.stream_limit.load(now),
             drained: member.drained,
             stalled: member.stalled > 0,
         })
@@ -262,6 +274,9 @@ impl Fleet {
         *member.in_flight(track) += 1;
         member.rows += u64::from(rows);
         member.last_sent = sent;
+        if track == Track::Stream {
+            member.stream_limit.sent(member.streams);
+        }
         if track == Track::Batch {
             member.width.sent();
             // It counts among them already.
@@ -347,6 +362,22 @@ impl Fleet {
 
     pub(super) fn width(&mut self, id: InstanceId) -> Option<&mut Width> {
         self.member(id).map(|member| &mut member.width)
+    }
+
+    pub(super) fn stream_limit(&mut self, id: InstanceId) -> Option<&mut StreamLimit> {
+        self.member(id).map(|member| &mut member.stream_limit)
+    }
+
+    /// Streams on their way to an instance.
+    pub(super) fn streams(&self, id: InstanceId) -> u32 {
+        self.members.get(id.0 as usize).map_or(0, |member| member.streams)
+    }
+
+    /// An instance says how much it has to do.
+    pub(super) fn tell_load(&mut self, now: Instant, id: InstanceId, load: EngineLoad) {
+        if let Some(member) = self.member(id) {
+            member.stream_limit.tell_load(now, load, member.streams);
+        }
     }
 
     /// Batches on their way to an instance.
@@ -483,7 +514,7 @@ impl Member {
     fn has_slot(&self, track: Track) -> bool {
         match track {
             Track::Batch => self.batches < self.width.slots(),
-            Track::Stream => self.streams < self.stream_slots,
+            Track::Stream => self.streams < self.stream_limit.limit(),
         }
     }
 

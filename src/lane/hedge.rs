@@ -113,6 +113,8 @@ impl Flight {
             track: Track::Batch,
             rows,
             key,
+            streams: 0,
+            begun: false,
             sent: now,
             probe: false,
             case: None,

@@ -52,6 +52,8 @@ pub struct Lane<P> {
     pub(super) owed_rows: f64,
     /// When calls of several priorities waited last.
     pub(super) mixed_at: Option<Instant>,
+    /// When a stream of each priority came last.
+    pub(super) stream_levels: BTreeMap<u8, Instant>,
     pub(super) next_slot: u64,
     pub(super) wake_at: Option<Instant>,
     /// The usable instances as the policy sees them, kept to be filled anew.
@@ -69,6 +71,10 @@ pub(super) struct Flight {
     pub(super) track: Track,
     pub(super) rows: u32,
     pub(super) key: Option<ShapeKey>,
+    /// The streams on their way to its instance, if it is one: itself among them.
+    pub(super) streams: u32,
+    /// Whether the first event of the stream has come.
+    pub(super) begun: bool,
     pub(super) sent: Instant,
     pub(super) probe: bool,
     pub(super) case: Option<CaseId>,
@@ -132,6 +138,7 @@ impl<P: Payload> Lane<P> {
             waiting: Waiting::default(),
             owed_rows: 0.0,
             mixed_at: None,
+            stream_levels: BTreeMap::new(),
             next_slot: 0,
             wake_at: None,
             servers: Vec::new(),
@@ -148,6 +155,7 @@ impl<P: Payload> Lane<P> {
             Event::Leave(track, id) => self.leave(track, id),
             Event::Done(slot, outcome) => self.done(now, slot, outcome),
             Event::Recalled(slot, members) => self.recalled(now, slot, members),
+            Event::FirstEvent(slot) => self.first_event(now, slot),
             Event::Instance(id, change) => self.change(now, id, change),
             Event::LimitTold(rows) => self.fleet.tell_limit(self.plan.max_batch_rows.or(rows)),
             Event::NotBatchable => self.stop_sharing(Unshared::Told),
@@ -230,6 +238,9 @@ impl<P: Payload> Lane<P> {
         }
         if !self.make_room(now, &member.ticket) {
             return self.refuse(member, RefuseReason::QueueFull);
+        }
+        if member.ticket.track == Track::Stream {
+            self.stream_levels.insert(member.ticket.priority, now);
         }
         self.policy.arrived(now, member.ticket.key.as_ref(), member.ticket.rows);
         self.enqueue(member);
@@ -314,6 +325,7 @@ impl<P: Payload> Lane<P> {
                 self.fleet.set_drained(now, id, drained);
                 self.notice_breaker(id, before);
             }
+            InstanceChange::Load(load) => self.fleet.tell_load(now, id, load),
             InstanceChange::BatchSlots(slots) => self.fleet.set_batch_slots(id, slots),
         }
     }

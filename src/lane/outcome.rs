@@ -4,6 +4,7 @@ use super::breaker::BreakerState;
 use super::event::{Blame, Notice, Outcome, RefuseReason, SlotId, Unshared};
 use super::machine::{Flight, Lane, Overlap, Role, offender};
 use super::overdue::Recall;
+use super::streams::Found;
 use super::ticket::{Member, Payload, Track};
 use super::trial::Verdict;
 use super::{InstanceId, Instant, Span};
@@ -57,6 +58,9 @@ impl<P: Payload> Lane<P> {
         self.tell_breaker(now, flight.instance, flight.probe, Told::Success);
         self.fleet.served(flight.instance);
         self.budget.earn();
+        if flight.track == Track::Stream && !flight.begun {
+            self.found_place(now, flight, None);
+        }
         if !batched {
             self.stop_sharing(Unshared::Seen);
         } else if self.batchable && flight.track == Track::Batch {
@@ -68,6 +72,21 @@ impl<P: Payload> Lane<P> {
         if let Some(case) = flight.case {
             let verdict = self.trials.served(case, flight.instance);
             self.judge(now, verdict);
+        }
+    }
+
+    /// A stream has begun: how long that took shows whether its instance had a place for it.
+    pub(super) fn first_event(&mut self, now: Instant, slot: SlotId) {
+        let Some(mut flight) = self.flights.remove(&slot) else { return };
+        flight.begun = true;
+        self.found_place(now, &flight, Some(now.since(flight.sent)));
+        self.flights.insert(slot, flight);
+    }
+
+    fn found_place(&mut self, now: Instant, flight: &Flight, first_event: Option<Span>) {
+        if let Some(limit) = self.fleet.stream_limit(flight.instance) {
+            let found = Found { sent: flight.sent, streams: flight.streams, first_event };
+            limit.answered(now, found);
         }
     }
 
@@ -123,6 +142,11 @@ impl<P: Payload> Lane<P> {
             }
             Blame::Overload { retry_after } => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+                if flight.track == Track::Stream
+                    && let Some(limit) = self.fleet.stream_limit(flight.instance)
+                {
+                    limit.refused(now, flight.streams.saturating_sub(1));
+                }
                 self.fleet.pause(now, flight.instance, retry_after);
                 self.wait_out(now, flight, members, blame);
             }

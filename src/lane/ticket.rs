@@ -77,6 +77,8 @@ pub struct Ticket {
     pub deadline: Instant,
     /// Who it is from, where that is known.
     pub tenant: Option<TenantId>,
+    /// Streams of the same affinity are best served by the same instance; `None`: all alike.
+    pub affinity: Option<u64>,
     /// When its answer is due by the model's latency objective, where that applies to it. The lane
     /// says so when the call comes.
     pub objective: Option<Instant>,

@@ -5,6 +5,7 @@ mod declared;
 mod depth;
 mod fields;
 pub mod frame;
+pub mod gauges;
 pub mod intake;
 pub mod json;
 pub mod openai;

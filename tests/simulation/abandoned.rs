@@ -50,6 +50,7 @@ fn a_batch_without_callers_holds_up_no_other() {
             tenant: None,
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         let gone = if shape == b"b" { Rc::clone(&gone) } else { Rc::default() };
         lane.on(now, Event::Arrive(ticket, Caller { gone }));

@@ -95,6 +95,7 @@ impl Counter {
             tenant: terms.tenant.map(TenantId),
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         self.lane.on(self.now, Event::Arrive(ticket, Asked(terms.asks)));
         self.obey();

@@ -254,6 +254,7 @@ impl World {
             tenant: None,
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         let poison = self.random.chance(self.habits.poison);
         self.report.poisoned += usize::from(poison);

@@ -146,6 +146,7 @@ impl System for Shipped {
             tenant: None,
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         self.lane.on(now, Event::Arrive(ticket, Passenger { call }));
     }

@@ -1,0 +1,128 @@
+//! Callers of chat completions.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::task::JoinSet;
+
+use crate::support::Failure;
+use crate::support::pace::Gaps;
+
+/// Asks one proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    client: Client<HttpConnector, Full<Bytes>>,
+    url: String,
+}
+
+/// What to ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    pub(crate) priority: u8,
+    pub(crate) tokens: usize,
+    pub(crate) stream: bool,
+}
+
+impl Caller {
+    pub(crate) fn of(proxy: SocketAddr) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { client, url: format!("http://{proxy}/v1/chat/completions") }
+    }
+
+    /// The head of the answer.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Response<Incoming>, Failure> {
+        let Question { priority, tokens, stream } = question;
+        let body = format!(
+            "{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"stream\":{stream},\"max_tokens\":{tokens}}}"
+        );
+        let request = Request::post(&self.url)
+            .header("content-type", "application/json")
+            .header("x-request-priority", priority.to_string())
+            .body(Full::new(body.into()))?;
+        let response = self.client.request(request).await?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status()).into());
+        }
+        Ok(response)
+    }
+
+    /// The time until the first event; waits until the last one.
+    async fn first_event(&self, question: Question, since: Instant) -> Result<Duration, Failure> {
+        let mut body = self.ask(question).await?.into_body();
+        let mut first = None;
+        let mut last = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                first.get_or_insert_with(|| since.elapsed());
+                last = data;
+            }
+        }
+        if !last.ends_with(b"data: [DONE]\n\n") {
+            return Err("the stream broke off".into());
+        }
+        first.ok_or_else(|| "a stream without events".into())
+    }
+
+    /// So many callers that ask again as soon as they have their answer, until dropped.
+    pub(crate) fn keep_asking(&self, callers: usize, question: Question) -> JoinSet<()> {
+        let mut all = JoinSet::new();
+        for _ in 0..callers {
+            let caller = self.clone();
+            all.spawn(async move {
+                // Refused under overload is part of the game.
+                loop {
+                    if caller.first_event(question, Instant::now()).await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            });
+        }
+        all
+    }
+
+    /// Poisson arrivals for `length`; the times to first events in milliseconds, in order of size, and
+    /// how many failed.
+    pub(crate) async fn arrivals(
+        &self,
+        rate: f64,
+        seed: u64,
+        length: Duration,
+        question: Question,
+    ) -> (Vec<f64>, usize) {
+        let began = Instant::now();
+        let mut due = began;
+        let found = Arc::new(Mutex::new((Vec::new(), 0)));
+        let mut calls = JoinSet::new();
+        for gap in Gaps::new(rate, seed) {
+            due += gap;
+            if due - began > length {
+                break;
+            }
+            tokio::time::sleep_until(due.into()).await;
+            let (caller, found, since) = (self.clone(), Arc::clone(&found), due);
+            calls.spawn(async move {
+                let outcome = caller.first_event(question, since).await;
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                match outcome {
+                    Ok(took) => found.0.push(took.as_secs_f64() * 1e3),
+                    Err(_) => found.1 += 1,
+                }
+            });
+        }
+        calls.join_all().await;
+        let (mut times, failed) =
+            std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+        times.sort_unstable_by(f64::total_cmp);
+        (times, failed)
+    }
+}
