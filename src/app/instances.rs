@@ -119,7 +119,10 @@ fn remote(plan: &ModelPlan, instance: &InstancePlan) -> Option<Arc<dyn Instance>
         Protocol::KserveGrpc => Some(Arc::new(KserveGrpc::new(url, name))),
         Protocol::KserveHttp => Some(Arc::new(KserveHttp::new(url, name, probe_path))),
         Protocol::KserveV1 => Some(Arc::new(KserveV1::new(url, name, probe_path))),
-        Protocol::OpenAi => Some(Arc::new(OpenAi::new(url, name, probe_path))),
+        Protocol::OpenAi => {
+            let instance = OpenAi::new(url, name, probe_path);
+            Some(Arc::new(instance.with_idle_timeout(plan.stream.idle_timeout)))
+        }
         Protocol::Embedded => None,
     }
 }

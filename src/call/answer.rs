@@ -66,6 +66,8 @@ pub struct RelayAnswer {
     pub headers: HeaderMap,
     /// Its body, frame by frame.
     pub body: RelayBody,
+    /// Whether what its events say of usage was asked for by us and not by the caller.
+    pub hides_usage: bool,
 }
 
 impl fmt::Debug for RelayAnswer {

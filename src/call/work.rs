@@ -102,6 +102,8 @@ pub struct RelayRequest {
     pub body: Bytes,
     /// Whether the caller asked for a stream of events.
     pub stream: bool,
+    /// The same body, asking for the usage of the stream, where the caller does not want it.
+    pub with_usage: Option<Bytes>,
 }
 
 /// So many bytes of an input tell it from others.

@@ -31,7 +31,7 @@ pub use diff::Difference;
 pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
 pub use plan::{
     BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan, InstanceUrl,
-    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan,
 };
 pub use text::ConfigText;
 

@@ -187,6 +187,8 @@ pub struct ModelPlan {
     pub retry: RetryPlan,
     /// Whether a batch that is slow to come back is sent to a second instance as well.
     pub hedge: HedgePlan,
+    /// How streams of events are relayed.
+    pub stream: StreamPlan,
 }
 
 impl ModelPlan {
@@ -299,4 +301,25 @@ pub struct HedgePlan {
     pub enabled: bool,
     /// After how long; `None`: once it takes longer than 95 % of batches.
     pub delay: Option<Duration>,
+}
+
+/// How streams of events are relayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamPlan {
+    /// After how long without an event the caller gets a comment; `None`: never.
+    pub heartbeat: Option<Duration>,
+    /// After how long without a byte the instance is given up.
+    pub idle_timeout: Duration,
+    /// Whether usage is asked for, to be counted, where the caller does not want it.
+    pub usage: bool,
+}
+
+impl Default for StreamPlan {
+    fn default() -> Self {
+        Self {
+            heartbeat: Some(Duration::from_secs(15)),
+            idle_timeout: Duration::from_secs(300),
+            usage: false,
+        }
+    }
 }

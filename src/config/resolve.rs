@@ -12,6 +12,7 @@ use super::file::{BreakerWritten, File, HealthWritten, ModelWritten, ServerWritt
 use super::instances::resolve_instances;
 use super::plan::{
     BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+    StreamPlan,
 };
 use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};
@@ -191,6 +192,17 @@ fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Read
             enabled: written.hedge.enabled.or(HedgePlan::default().enabled),
             delay: auto_is_none(&written.hedge.delay),
         },
+        stream: resolve_stream(written),
+    }
+}
+
+fn resolve_stream(written: &ModelWritten) -> StreamPlan {
+    let default = StreamPlan::default();
+    let heartbeat = written.stream_heartbeat.value().copied();
+    StreamPlan {
+        heartbeat: heartbeat.map_or(default.heartbeat, |it| (!it.is_zero()).then_some(it)),
+        idle_timeout: written.stream_idle_timeout.or(default.idle_timeout),
+        usage: written.stream_usage.or(default.usage),
     }
 }
 

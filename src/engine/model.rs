@@ -225,6 +225,11 @@ impl Model {
         self.metrics.answered(via, self.plan.default_priority, outcome, took);
     }
 
+    /// Its metrics, for what is known only where its answers are read.
+    pub fn metrics(&self) -> &Arc<ModelMetrics> {
+        &self.metrics
+    }
+
     /// The lane at this moment; `None` once the engine has ended.
     pub(super) async fn snapshot(&self) -> Option<Snapshot> {
         let (reply, receiver) = oneshot::channel();

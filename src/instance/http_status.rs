@@ -91,7 +91,7 @@ fn text_of(body: &[u8]) -> String {
 
 /// When a server wants to be asked again: `retry-after-ms`, or `retry-after` in seconds or as a
 /// date.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let millis = text("retry-after-ms").and_then(|text| text.parse().ok());
     let seconds = |text: &str| match text.parse() {

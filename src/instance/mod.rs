@@ -17,6 +17,7 @@ mod kserve_grpc;
 mod kserve_http;
 mod kserve_v1;
 mod openai;
+mod relayed_body;
 
 use std::fmt;
 use std::future::Future;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 pub use embedded::{EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors};
 pub use failure::Failure;
+pub(crate) use http_status::retry_after;
 pub use kserve_grpc::KserveGrpc;
 pub use kserve_http::KserveHttp;
 pub use kserve_v1::KserveV1;

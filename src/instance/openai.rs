@@ -1,25 +1,25 @@
 //! Instances that speak OpenAI's REST.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::connection::{HttpClient, MAX_REPLY_BYTES, TaskOwner, insert_http_context};
+use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
 use super::http_paths::{get, get_success};
 use super::http_status::{broken_with_words, failure_of};
 use super::items::items_failure;
+use super::relayed_body::RelayedBody;
 use super::{BatchContext, BoxFuture, Description, Failure, Instance};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
-use crate::config::InstanceUrl;
+use crate::config::{InstanceUrl, StreamPlan};
 use crate::wire::openai::{parse_embeddings_reply, write_embeddings_request};
 
 /// The most bytes of an error that are kept for the caller.
@@ -31,13 +31,28 @@ pub struct OpenAi {
     client: HttpClient,
     model: String,
     probe_path: Option<String>,
+    idle_timeout: Duration,
+    /// Whether it refused to tell the usage of a stream that it streamed when not asked for it.
+    refuses_usage: AtomicBool,
 }
 
 impl OpenAi {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of
     /// `/health` and `/v1/models`, and must answer with success.
     pub fn new(url: InstanceUrl, model: impl Into<String>, probe_path: Option<String>) -> Self {
-        Self { client: HttpClient::new(url), model: model.into(), probe_path }
+        Self {
+            client: HttpClient::new(url),
+            model: model.into(),
+            probe_path,
+            idle_timeout: StreamPlan::default().idle_timeout,
+            refuses_usage: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, given up when it is silent for so long in the middle of a relayed reply.
+    #[must_use]
+    pub fn with_idle_timeout(self, idle_timeout: Duration) -> Self {
+        Self { idle_timeout, ..self }
     }
 
     async fn embed(
@@ -75,8 +90,12 @@ impl OpenAi {
         headers.remove(EXPECT);
         headers.entry(CONTENT_TYPE).or_insert_with(|| HeaderValue::from_static("application/json"));
         insert_http_context(&mut headers, context);
-        let response =
-            self.client.send(Method::POST, request.path, headers, request.body.into()).await?;
+        let (response, hides_usage) = match request.with_usage {
+            Some(body) if !self.refuses_usage.load(Ordering::Relaxed) => {
+                self.ask_with_usage(request.path, &headers, body, request.body).await?
+            }
+            _ => (self.send(request.path, headers, request.body).await?, false),
+        };
         let status = response.status();
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
             return Err(broken_with_words(&HttpClient::read(response, MAX_ERROR_BYTES).await?));
@@ -84,8 +103,43 @@ impl OpenAi {
         let (head, body) = response.into_parts();
         let mut headers = head.headers;
         remove_hop_by_hop(&mut headers);
-        let body = ConnectedBody { body, _tasks: self.client.tasks() }.boxed_unsync();
-        Ok(Answer::Relay(RelayAnswer { status, headers, body }))
+        let body = RelayedBody::new(body, self.idle_timeout, self.client.tasks()).boxed_unsync();
+        Ok(Answer::Relay(RelayAnswer { status, headers, body, hides_usage }))
+    }
+
+    /// Asks for the usage of a stream besides what the caller wants. A request that is refused so is
+    /// made again as it came: the caller is not to hear of a field that it did not send. Returns
+    /// whether the reply may tell usage that the caller did not ask for.
+    async fn ask_with_usage(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        with_usage: Bytes,
+        plain: Bytes,
+    ) -> Result<(Response<Incoming>, bool), Failure> {
+        let response = self.send(path, headers.clone(), with_usage).await?;
+        let refusals = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY];
+        if !refusals.contains(&response.status()) {
+            return Ok((response, true));
+        }
+        let response = self.send(path, headers.clone(), plain).await?;
+        if response.status().is_success() && !self.refuses_usage.swap(true, Ordering::Relaxed) {
+            let model = &self.model;
+            tracing::warn!(
+                model,
+                "an instance takes no stream_options; its streams are not counted"
+            );
+        }
+        Ok((response, false))
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.client.send(Method::POST, path, headers, body.into()).await
     }
 
     async fn ask_up(&self) -> Result<(), String> {
@@ -125,32 +179,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     ];
     for name in named.into_iter().chain(known) {
         headers.remove(name);
-    }
-}
-
-/// The body of a reply, which keeps its connection running whatever becomes of the instance.
-struct ConnectedBody {
-    body: Incoming,
-    _tasks: TaskOwner,
-}
-
-impl Body for ConnectedBody {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context).map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -29,6 +29,7 @@ pub enum Metric {
     InstanceInflight,
     TimeToFirstToken,
     InterToken,
+    Tokens,
     Reloads,
     LastReloadSuccess,
     BufferedBytes,
@@ -38,7 +39,7 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 20] = [
+    pub const ALL: [Metric; 21] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
@@ -54,6 +55,7 @@ impl Metric {
         Metric::InstanceInflight,
         Metric::TimeToFirstToken,
         Metric::InterToken,
+        Metric::Tokens,
         Metric::Reloads,
         Metric::LastReloadSuccess,
         Metric::BufferedBytes,
@@ -104,6 +106,9 @@ impl Metric {
             ),
             Metric::InterToken => {
                 ("batchwise_inter_token_seconds", "Between two events of a stream")
+            }
+            Metric::Tokens => {
+                ("batchwise_tokens_total", "Tokens read and written, as instances tell")
             }
             Metric::Reloads => {
                 ("batchwise_reloads_total", "Times that the configuration was read again")
@@ -175,6 +180,7 @@ impl Telemetry {
                 | Metric::BatchFailures
                 | Metric::Shed
                 | Metric::Retries
+                | Metric::Tokens
                 | Metric::Reloads
                 | Metric::GivenUp => {
                     self.recorder.describe_counter(name, Some(Unit::Count), text);

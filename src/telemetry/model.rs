@@ -79,6 +79,7 @@ pub struct ModelMetrics {
     queue_duration: Vec<Histogram>,
     queue_depth: Vec<SharedGauge>,
     batches: [OnceLock<Counter>; CAUSES.len()],
+    tokens: [OnceLock<Counter>; 2],
     /// Rows of the batches sent.
     pub batch_size: Histogram,
     /// From a stream's acceptance until its first event.
@@ -144,6 +145,7 @@ impl ModelMetrics {
                 })
                 .collect(),
             batches: Default::default(),
+            tokens: Default::default(),
             batch_size: telemetry.histogram(Metric::BatchSize, vec![label()]),
             time_to_first_token: telemetry.histogram(Metric::TimeToFirstToken, vec![label()]),
             inter_token: telemetry.histogram(Metric::InterToken, vec![label()]),
@@ -192,6 +194,22 @@ impl ModelMetrics {
                 self.telemetry.counter(Metric::Batches, labels)
             })
             .increment(1);
+        }
+    }
+
+    /// An instance told what a call cost.
+    pub fn count_tokens(&self, prompt: u64, completion: u64) {
+        let directions = [("prompt", prompt), ("completion", completion)];
+        for (cell, (direction, tokens)) in self.tokens.iter().zip(directions) {
+            if tokens == 0 {
+                continue;
+            }
+            let counter = cell.get_or_init(|| {
+                let model = Label::new("model", self.model.clone());
+                let labels = vec![model, Label::new("direction", direction)];
+                self.telemetry.counter(Metric::Tokens, labels)
+            });
+            counter.increment(tokens);
         }
     }
 

@@ -36,8 +36,12 @@ impl<'a> Fields<'a> {
 
     /// The text of a field's value; `None` when it is absent or `null`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        let found = self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value);
-        found.filter(|value| *value != "null")
+        self.raw(name).filter(|value| *value != "null")
+    }
+
+    /// The text of a field's value, `null` too.
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// The names of the fields, in order.
@@ -74,6 +78,13 @@ pub(crate) fn from_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, s
         return Err(serde::de::Error::custom("it is a list, not an object"));
     }
     serde_json::from_slice(text)
+}
+
+/// A field's value, `null` too, which an `Option` would take for an absent one.
+pub(crate) fn also_null<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 struct FieldsVisitor;

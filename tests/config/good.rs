@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use batchwise::config::{
     BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan, InstanceUrl,
-    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, load,
+    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan, load,
 };
 
 use crate::{files, folder};
@@ -87,6 +87,11 @@ fn a_minimal_file_gets_every_default() {
             },
             retry: RetryPlan { attempts: 2, idempotent: true },
             hedge: HedgePlan { enabled: false, delay: None },
+            stream: StreamPlan {
+                heartbeat: Some(Duration::from_secs(15)),
+                idle_timeout: Duration::from_secs(300),
+                usage: false,
+            },
         }],
     };
     assert_eq!(plan("minimal.toml"), expected);
@@ -146,6 +151,11 @@ fn every_option_reaches_its_place_in_the_plan() {
             },
             retry: RetryPlan { attempts: 3, idempotent: false },
             hedge: HedgePlan { enabled: true, delay: Some(Duration::from_millis(13)) },
+            stream: StreamPlan {
+                heartbeat: Some(Duration::from_secs(13)),
+                idle_timeout: Duration::from_secs(840),
+                usage: true,
+            },
         }],
     };
     assert_eq!(plan("every_option.toml"), expected);

@@ -5,87 +5,16 @@ use std::time::Duration;
 
 use batchwise::wire::pb;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use pb::infer_parameter::ParameterChoice;
 use serde_json::{Value, json};
 
-use crate::model_server::{
-    ModelServer, Options, ServiceTime, Settings, Trigger, embedding_of, reply_to,
-};
-use crate::stage::{BOUND, ask, ask_many, client, eventually, proxy, request};
-
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
-    }
-}
-
-/// A model server, and a proxy that serves its models by each of its protocols.
-struct Everything {
-    server: ModelServer,
-    proxy: batchwise::app::Running,
-}
-
-impl Everything {
-    async fn new(settings: Settings) -> Self {
-        let server = ModelServer::start(Options { settings, ..Options::default() }).await.unwrap();
-        let (grpc, http) = (server.grpc_address(), server.http_address());
-        let model = |name: &str, protocol: &str, upstream: &str, address| {
-            format!(
-                "[[model]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\n\
-                 instances = [\"http://{address}\"]\nupstream_name = \"{upstream}\"\n"
-            )
-        };
-        let models = [
-            model("by-grpc", "kserve-grpc", "linear", grpc),
-            model("linear", "kserve-http", "linear", http),
-            model("by-v1", "kserve-v1", "linear", http),
-            model("embed", "openai", "embed", http),
-            model("chat", "openai", "chat", http),
-            model("alias", "openai", "chat", http),
-        ];
-        let proxy = proxy(&models.concat()).await;
-        let everything = Self { server, proxy };
-        for model in everything.proxy.models.current().values() {
-            eventually(async || model.is_ready()).await;
-        }
-        everything
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let response = tokio::time::timeout(BOUND, client.request(request)).await.unwrap().unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Reply { status: parts.status, headers: parts.headers, body }
-    }
-
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-        Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.proxy.http))
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .unwrap()
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Reply {
-        self.send(self.request(Method::POST, path, body.to_string().into())).await
-    }
-
-    async fn get(&self, path: &str) -> Reply {
-        self.send(self.request(Method::GET, path, Bytes::new())).await
-    }
-}
+use crate::everything::Everything;
+use crate::model_server::{ServiceTime, Settings, Trigger, embedding_of, reply_to};
+use crate::stage::{BOUND, ask, ask_many, client, eventually, request};
 
 fn infer(values: &Value) -> Value {
     json!({"id": "7", "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": values}]})

@@ -12,6 +12,7 @@ pub mod model_server;
 
 mod bad_input;
 mod cancel;
+mod everything;
 mod faults;
 mod hostile;
 mod http;
@@ -20,4 +21,5 @@ mod overload;
 mod raw;
 mod reload;
 mod stage;
+mod streams;
 mod wire;

@@ -48,7 +48,13 @@ fn chat() -> Work {
     let body = br#"{"model":"chat","stream":true,"messages":[{"role":"user","content":"hi you"}]}"#;
     let body = Bytes::from_static(body);
     let path = "/v1/chat/completions";
-    Work::Relay(RelayRequest { path, headers: HeaderMap::new(), body, stream: true })
+    Work::Relay(RelayRequest {
+        path,
+        headers: HeaderMap::new(),
+        body,
+        stream: true,
+        with_usage: None,
+    })
 }
 
 #[tokio::test]

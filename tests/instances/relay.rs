@@ -28,6 +28,7 @@ fn work() -> Work {
         headers,
         body: Bytes::from_static(BODY.as_bytes()),
         stream: true,
+        with_usage: None,
     })
 }
 

@@ -62,6 +62,7 @@ pub fn router(front: &Front) -> Router {
         .route("/v1/completions", post(openai::completions))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(openai::processing::attach))
         .layer(middleware::from_fn(request_id::attach))
         .with_state(state)
 }

@@ -29,7 +29,8 @@ impl Dialect {
     /// Of a route that need not exist.
     pub(super) fn of_path(path: &str) -> Self {
         let is_predict = path.starts_with("/v1/models/") && path.ends_with(":predict");
-        if path.starts_with("/v1/") && !is_predict { Dialect::OpenAi } else { Dialect::Kserve }
+        let is_v1 = path == "/v1" || path.starts_with("/v1/");
+        if is_v1 && !is_predict { Dialect::OpenAi } else { Dialect::Kserve }
     }
 }
 
@@ -121,11 +122,13 @@ fn openai_body(fault: &Fault, table: &Status) -> Vec<u8> {
 
 fn openai_error(fault: &Fault, table: &Status) -> Vec<u8> {
     let words = own_words(fault);
+    let own = own_body(fault).and_then(|body| serde_json::from_slice::<Value>(body).ok());
+    let own = |key| own.as_ref()?.get("error")?.get(key)?.as_str();
     let error = OpenAiError {
         message: words.as_deref().unwrap_or(&fault.message),
-        r#type: table.openai_type,
-        param: fault.field.as_deref(),
-        code: table.openai_code,
+        r#type: own("type").unwrap_or(table.openai_type),
+        param: own("param").or(fault.field.as_deref()),
+        code: own("code").or(table.openai_code),
     };
     serde_json::to_vec(&KserveBody { error }).unwrap_or_default()
 }
@@ -160,8 +163,25 @@ fn own_words(fault: &Fault) -> Option<String> {
         return (!text.is_empty()).then(|| text.chars().take(LONGEST_WORDS).collect());
     };
     let places = ["/error/message", "/error", "/message", "/detail"];
-    let words = places.iter().find_map(|place| value.pointer(place)?.as_str());
-    Some(words.map_or_else(|| value.to_string().chars().take(LONGEST_WORDS).collect(), Into::into))
+    let words = places.iter().find_map(|place| value.pointer(place)?.as_str().map(str::to_owned));
+    let words = words.or_else(|| validation_words(&value)).unwrap_or_else(|| value.to_string());
+    Some(words.chars().take(LONGEST_WORDS).collect())
+}
+
+/// What is wrong by a list of mistakes, as servers made with `FastAPI` send it.
+fn validation_words(value: &Value) -> Option<String> {
+    let mistakes = value.get("detail")?.as_array()?;
+    let words = mistakes.iter().map(|mistake| {
+        let place = mistake.get("loc").and_then(Value::as_array).into_iter().flatten();
+        let place: Vec<_> = place
+            .map(|step| step.as_str().map_or_else(|| step.to_string(), str::to_owned))
+            .collect();
+        Some(format!("{}: {}", place.join("."), mistake.get("msg")?.as_str()?))
+    });
+    words
+        .collect::<Option<Vec<_>>>()
+        .filter(|words| !words.is_empty())
+        .map(|words| words.join("; "))
 }
 
 #[cfg(test)]
@@ -253,16 +273,25 @@ mod tests {
                 r#"{{"error":{{"message":"{words}","type":"invalid_request_error","param":null,"code":null}}}}"#
             )
         };
+        let listed =
+            r#"{"detail":[{"loc":["body","n"],"msg":"too small"},{"loc":[0],"msg":"no"}]}"#;
         for (body, words) in [
             (kserve, "k"),
             (r#"{"object":"error","message":"flat","code":400}"#, "flat"),
             (r#"{"detail":"fast"}"#, "fast"),
-            (r#"{"error":{"message":"m","type":"t","param":null,"code":7}}"#, "m"),
+            (r#"{"error":{"message":"m","param":7,"code":7}}"#, "m"),
+            (listed, "body.n: too small; 0: no"),
             ("plain text ", "plain text"),
             ("", "refused"),
         ] {
             assert_eq!(text(Dialect::OpenAi, &refused(body)).await.2, expected(words), "{body}");
         }
+        let numbered =
+            r#"{"error":{"message":"m","type":"BadRequestError","param":"n","code":400}}"#;
+        assert_eq!(
+            text(Dialect::OpenAi, &refused(numbered)).await.2,
+            r#"{"error":{"message":"m","type":"BadRequestError","param":"n","code":null}}"#
+        );
     }
 
     #[test]
@@ -270,6 +299,8 @@ mod tests {
         assert_eq!(Dialect::of_path("/v1/models/m:predict"), Dialect::Kserve);
         assert_eq!(Dialect::of_path("/v1/models/m"), Dialect::OpenAi);
         assert_eq!(Dialect::of_path("/v1/nothing"), Dialect::OpenAi);
+        assert_eq!(Dialect::of_path("/v1"), Dialect::OpenAi);
+        assert_eq!(Dialect::of_path("/v1x"), Dialect::Kserve);
         assert_eq!(Dialect::of_path("/v2/nothing"), Dialect::Kserve);
         assert_eq!(Dialect::of_path("/"), Dialect::Kserve);
     }

@@ -38,6 +38,11 @@ pub(super) fn read(
     Ok(Terms { request_id: id.as_str().to_owned(), priority, deadline, trace, tenant })
 }
 
+/// Whether the headers say how urgent a call is, be it that it is no more so than others.
+pub(super) fn name_a_priority(headers: &HeaderMap) -> bool {
+    headers.contains_key(PRIORITY)
+}
+
 /// Adds what the request's parameters say: their priority wins over the header's, as the more
 /// particular; of two deadlines the sooner counts.
 ///

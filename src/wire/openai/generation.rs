@@ -1,5 +1,5 @@
-//! Requests for text: forwarded whole, so that only the model's name and the wish for a stream are
-//! looked at.
+//! Requests for text: forwarded whole, so that only the model's name, the wish for a stream and what
+//! is said of urgency and usage are looked at.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::call::Fault;
 use crate::wire::depth::{MAX_DEPTH, is_too_deep};
-use crate::wire::fields::from_object;
+use crate::wire::fields::{Fields, also_null, from_object};
 
 /// What matters of a request for chat or completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,22 @@ pub struct ParsedGeneration {
     pub model: String,
     /// Whether the caller wants a stream of events.
     pub stream: bool,
+    /// How urgent the caller says that it is; `None` for the default, and where that says nothing.
+    pub service_tier: Option<ServiceTier>,
     /// Where in the body the model's name is, with its quotes.
     model_at: Range<usize>,
+    /// What makes a stream tell its usage, and where it goes; `None` when it does so anyway, or cannot
+    /// be made to.
+    usage_wish: Option<(Range<usize>, &'static str)>,
+}
+
+/// How urgent a caller says that a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceTier {
+    /// `flex`: it can wait.
+    Flex,
+    /// `priority`: it cannot.
+    Priority,
 }
 
 /// Reads the model's name and the wish for a stream; the rest is only checked to be JSON.
@@ -34,6 +48,9 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         #[serde(borrow)]
         model: Option<&'a RawValue>,
         stream: Option<&'a RawValue>,
+        service_tier: Option<&'a RawValue>,
+        #[serde(borrow, default, deserialize_with = "also_null")]
+        stream_options: Option<&'a RawValue>,
     }
     let wrong =
         |why: &dyn Display| Fault::invalid("body", format!("the body is not valid JSON: {why}"));
@@ -51,7 +68,45 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         Some("true") => true,
         Some(_) => return Err(Fault::invalid("stream", "'stream' must be true or false")),
     };
-    Ok(ParsedGeneration { model: name.into_owned(), stream, model_at: place_of(model, body) })
+    let service_tier = match document.service_tier.map(RawValue::get) {
+        Some("\"flex\"") => Some(ServiceTier::Flex),
+        Some("\"priority\"") => Some(ServiceTier::Priority),
+        _ => None,
+    };
+    let options = document.stream_options.map(RawValue::get);
+    let usage_wish = if stream { usage_wish(body, options) } else { None };
+    Ok(ParsedGeneration {
+        model: name.into_owned(),
+        stream,
+        service_tier,
+        model_at: place_of(model, body),
+        usage_wish,
+    })
+}
+
+/// What has to be written where, so that a stream tells its usage.
+///
+/// Options that are not known may be about usage, too: they are left alone.
+fn usage_wish(body: &Bytes, options: Option<&str>) -> Option<(Range<usize>, &'static str)> {
+    let Some(options) = options else {
+        let inside = body.iter().position(|&byte| byte == b'{')? + 1;
+        return Some((inside..inside, "\"stream_options\":{\"include_usage\":true},"));
+    };
+    let place = place_of(options, body);
+    if options == "null" {
+        return Some((place, "{\"include_usage\":true}"));
+    }
+    let fields = Fields::parse(options.as_bytes()).ok()?;
+    if fields.names().any(|name| !matches!(name, "include_usage" | "include_obfuscation")) {
+        return None;
+    }
+    let inside = place.start + 1..place.start + 1;
+    match fields.raw("include_usage") {
+        Some("true") => None,
+        Some(other) => Some((place_of(other, body), "true")),
+        None if fields.names().next().is_none() => Some((inside, "\"include_usage\":true")),
+        None => Some((inside, "\"include_usage\":true,")),
+    }
 }
 
 impl ParsedGeneration {
@@ -59,6 +114,27 @@ impl ParsedGeneration {
     #[must_use]
     pub fn with_model(&self, body: &Bytes, name: &str) -> Bytes {
         splice(body, &self.model_at, name)
+    }
+
+    /// The body with another name for the model, if one is given, and the wish that the stream tells its
+    /// usage; every other byte as it was. `None` when that need not or cannot be wished for.
+    #[must_use]
+    pub fn with_usage(&self, body: &Bytes, name: Option<&str>) -> Option<Bytes> {
+        let (place, wish) = self.usage_wish.as_ref()?;
+        let name = name.map(|name| serde_json::Value::from(name).to_string());
+        let mut edits = vec![(place, *wish)];
+        edits.extend(name.as_deref().map(|name| (&self.model_at, name)));
+        edits.sort_by_key(|(place, _)| place.start);
+        let more: usize = edits.iter().map(|(_, text)| text.len()).sum();
+        let mut edited = BytesMut::with_capacity(body.len() + more);
+        let mut from = 0;
+        for (place, text) in edits {
+            edited.put_slice(body.get(from..place.start)?);
+            edited.put_slice(text.as_bytes());
+            from = place.end;
+        }
+        edited.put_slice(body.get(from..)?);
+        Some(edited.freeze())
     }
 }
 
@@ -132,5 +208,67 @@ mod tests {
         assert!(parse_generation(&latin).unwrap_err().message.contains("utf-8"));
         let quiet = br#"{"model":"a","stream":null}"#;
         assert!(!parse_generation(&Bytes::from_static(quiet)).unwrap().stream);
+    }
+    fn parsed(text: &str) -> (Bytes, ParsedGeneration) {
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        let parsed = parse_generation(&body).unwrap();
+        (body, parsed)
+    }
+
+    #[test]
+    fn usage_is_asked_for_with_every_other_byte_as_it_was() {
+        const WISH: &str = r#""stream_options":{"include_usage":true},"#;
+        let asked = |text: &str, name| {
+            let (body, parsed) = parsed(text);
+            let asked = parsed.with_usage(&body, name)?;
+            assert!(serde_json::from_slice::<serde_json::Value>(&asked).is_ok(), "{asked:?}");
+            Some(String::from_utf8(asked.to_vec()).unwrap())
+        };
+        for (text, expected) in [
+            (r#" { "stream":true,"model":"m" }"#, format!(r#" {{{WISH} "stream":true,"model":"m" }}"#)),
+            (
+                r#"{"model":"m","stream":true,"stream_options" : null}"#,
+                r#"{"model":"m","stream":true,"stream_options" : {"include_usage":true}}"#.to_owned(),
+            ),
+            (
+                r#"{"stream_options":{ },"stream":true,"model":"m"}"#,
+                r#"{"stream_options":{"include_usage":true },"stream":true,"model":"m"}"#.to_owned(),
+            ),
+            (
+                r#"{"model":"m","stream":true,"stream_options":{"include_obfuscation":false}}"#,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"include_obfuscation":false}}"#
+                    .to_owned(),
+            ),
+            (
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":false}}"#,
+                r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#.to_owned(),
+            ),
+        ] {
+            assert_eq!(asked(text, None).as_deref(), Some(expected.as_str()));
+            let renamed = expected.replace(r#""m""#, r#""n\"""#);
+            assert_eq!(asked(text, Some("n\"")), Some(renamed));
+        }
+        for text in [
+            r#"{"model":"m"}"#,
+            r#"{"model":"m","stream":false}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"continuous_usage_stats":true}}"#,
+            r#"{"model":"m","stream":true,"stream_options":7}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":false,"include_usage":false}}"#,
+        ] {
+            assert_eq!(asked(text, None), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn service_tiers_are_read_and_others_left_to_the_instance() {
+        let tier = |value: &str| {
+            parsed(&format!(r#"{{"model":"m","service_tier":{value}}}"#)).1.service_tier
+        };
+        assert_eq!(tier("\"flex\""), Some(ServiceTier::Flex));
+        assert_eq!(tier("\"priority\""), Some(ServiceTier::Priority));
+        for other in ["\"auto\"", "\"default\"", "\"scale\"", "null", "7"] {
+            assert_eq!(tier(other), None);
+        }
     }
 }

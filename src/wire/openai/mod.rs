@@ -8,10 +8,14 @@
 
 mod embeddings;
 mod encoding;
+mod events;
 mod generation;
+mod usage;
 
 pub use embeddings::{
     ParsedEmbeddings, parse_embeddings, parse_embeddings_reply, write_embeddings_reply,
     write_embeddings_request,
 };
-pub use generation::{ParsedGeneration, parse_generation};
+pub use events::Events;
+pub use generation::{ParsedGeneration, ServiceTier, parse_generation};
+pub use usage::{TokenUsage, UsageScan};

@@ -61,7 +61,7 @@ fn answered(response: &Response<Bytes>, path: &str) {
         return;
     }
     let body: Value = serde_json::from_slice(response.body()).expect("an error in JSON");
-    let message = if path.starts_with("/v1/") && body["error"].is_object() {
+    let message = if path.starts_with("/v1") && body["error"].is_object() {
         ["type", "param", "code"].iter().for_each(|key| assert!(body["error"].get(key).is_some()));
         &body["error"]["message"]
     } else {

@@ -208,5 +208,11 @@ fn items(route: ItemsRoute) -> Work {
 fn relay() -> Work {
     let body = Bytes::from_static(b"{\"model\":\"m\",\"stream\":true}");
     let path = "/v1/chat/completions";
-    Work::Relay(RelayRequest { path, headers: HeaderMap::new(), body, stream: true })
+    Work::Relay(RelayRequest {
+        path,
+        headers: HeaderMap::new(),
+        body,
+        stream: true,
+        with_usage: None,
+    })
 }

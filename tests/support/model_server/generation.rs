@@ -130,6 +130,10 @@ async fn generate(
 ) -> Result<Response<Body>, FaultStatus> {
     let generation = generation?;
     engine.find(&generation.model, "")?;
+    let has_options = generation.options.stream_options.is_some();
+    if has_options && engine.switches.read(|settings| settings.refuse_stream_options) {
+        return Err(FaultStatus::invalid("unknown field: stream_options"));
+    }
     let prompts = &generation.prompts;
     let record = seen(&engine, path, headers, body, (&generation.model, prompts));
     engine.execute(prompts.len(), poisoned(&engine, prompts), record).await?;
@@ -212,12 +216,16 @@ impl Generation {
             let reason = Some(reply.finish_reason);
             events.push_back(self.event(index, &json!({}), reason, false));
         }
-        if self.options.stream_options.as_ref().is_some_and(|options| options.include_usage) {
+        if self.tells_usage() {
             let mut last = self.chunk(&json!([]));
             last["usage"] = self.usage(replies);
             events.push_back(Event { data: last.to_string(), paced: false });
         }
         events
+    }
+
+    fn tells_usage(&self) -> bool {
+        self.options.stream_options.as_ref().is_some_and(|options| options.include_usage)
     }
 
     fn event(&self, index: usize, delta: &Value, reason: Option<&str>, paced: bool) -> Event {
@@ -226,7 +234,11 @@ impl Generation {
             Kind::Chat => choice["delta"] = delta.clone(),
             Kind::Text => choice["text"] = delta.get("content").cloned().unwrap_or(json!("")),
         }
-        Event { data: self.chunk(&json!([choice])).to_string(), paced }
+        let mut chunk = self.chunk(&json!([choice]));
+        if self.tells_usage() {
+            chunk["usage"] = Value::Null;
+        }
+        Event { data: chunk.to_string(), paced }
     }
 
     fn chunk(&self, choices: &Value) -> Value {

@@ -94,6 +94,8 @@ pub struct Settings {
     /// Time between two pieces of a streamed answer (JSON: milliseconds).
     #[serde(rename = "token_interval_ms", with = "milliseconds")]
     pub token_interval: Duration,
+    /// Refuse generation whose request has `stream_options`, as servers do that do not know them.
+    pub refuse_stream_options: bool,
     /// Larger batches are refused with INVALID_ARGUMENT / 400. 0: no limit. ModelConfig tells it.
     pub max_batch_size: u32,
     /// What health and readiness answer; while false, inference is refused with UNAVAILABLE / 503.
@@ -148,6 +150,7 @@ impl Default for Settings {
             slow_first: 0,
             slow_first_factor: 10.0,
             token_interval: Duration::ZERO,
+            refuse_stream_options: false,
             max_batch_size: 0,
             ready: true,
             fail: Trigger::Never,

@@ -1,5 +1,7 @@
 //! OpenAI: the list of models, embeddings, and text whole or streamed.
 
+mod event_stream;
+pub(super) mod processing;
 mod relay;
 
 use std::sync::Arc;
@@ -10,14 +12,16 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde::Serialize;
 
-use self::relay::respond;
+use self::relay::{Relay, respond};
 use super::body::Unread;
 use super::heavy::heavy;
 use super::problem::OpenAiFault;
 use super::request_id::RequestId;
 use super::v2::wrong_answer;
 use super::{HttpState, reply, terms};
-use crate::call::{Answer, Fault, FaultKind, ItemsRequest, RelayRequest, Terms, Work};
+use crate::call::{
+    Answer, Fault, FaultKind, ItemsAnswer, ItemsRequest, RelayRequest, Terms, Timing, Usage, Work,
+};
 use crate::engine::{Model, WorkKind};
 use crate::front::find::{find_model, wrong_route};
 use crate::front::timeout_header::deadline;
@@ -25,7 +29,7 @@ use crate::front::visit::Visit;
 use crate::telemetry::Via;
 use crate::wire::intake::Lease;
 use crate::wire::openai::{
-    ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
+    ParsedEmbeddings, ServiceTier, parse_embeddings, parse_generation, write_embeddings_reply,
 };
 
 /// A model as OpenAI's clients know it.
@@ -83,9 +87,24 @@ pub(super) async fn embeddings(
             write_embeddings_reply(&name, &model.plan().upstream_name, answer, wants_base64)
         });
         let body = body.map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
-        Ok(reply::told(reply::json_text(body), &id, &served.timing))
+        count_usage(&model, answer);
+        Ok(told(reply::json_text(body), &id, &served.timing))
     };
     answered.await.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+}
+
+/// The same reply, telling its id and where the time went.
+fn told(response: Response, id: &RequestId, timing: &Timing) -> Response {
+    let mut response = reply::told(response, id, timing);
+    processing::write(response.headers_mut(), timing.batch);
+    response
+}
+
+/// Counts what a call's share of its batch cost.
+fn count_usage(model: &Model, answer: &ItemsAnswer) {
+    if let Some(Usage { prompt_tokens, total_tokens }) = answer.usage {
+        model.metrics().count_tokens(prompt_tokens, total_tokens.saturating_sub(prompt_tokens));
+    }
 }
 
 /// A call that is ready to be made.
@@ -167,8 +186,8 @@ async fn generate(
     let answered = async {
         let served = model.call(Work::Relay(work), terms, Via::OpenAi).await?;
         let Answer::Relay(answer) = served.answer else { return Err(wrong_answer()) };
-        let response = respond(answer).await?;
-        Ok(reply::told(response, &id, &served.timing))
+        let response = respond(answer, Relay::of(&model)).await?;
+        Ok(told(response, &id, &served.timing))
     };
     answered.await.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
 }
@@ -181,7 +200,7 @@ async fn take_text_in(
     headers: &HeaderMap,
     body: &mut Unread,
 ) -> Result<Asked<RelayRequest>, Fault> {
-    let (mut body, _lease) = read(state, visit, headers, body).await?;
+    let (mut body, mut lease) = read(state, visit, headers, body).await?;
     let parsed = heavy(body.len(), || parse_generation(&body))?;
     let model = find_model(&state.models, &parsed.model, "")?;
     visit.is_for(&model);
@@ -189,12 +208,24 @@ async fn take_text_in(
         return Err(wrong_route(&model));
     }
     let trusted = state.front.trust_tenant_header;
-    let terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
-    let known_as = &model.plan().upstream_name;
-    if *known_as != parsed.model {
+    let mut terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
+    if !terms::name_a_priority(headers) {
+        terms.priority = parsed.service_tier.map(|tier| match tier {
+            ServiceTier::Flex => model.plan().priority_levels,
+            ServiceTier::Priority => 1,
+        });
+    }
+    let known_as = Some(&model.plan().upstream_name).filter(|name| **name != parsed.model);
+    let with_usage = Some(&model).filter(|model| model.plan().stream.usage);
+    let with_usage = with_usage.and_then(|_| {
+        let with_usage = parsed.with_usage(&body, known_as.map(String::as_str))?;
+        // Where there is no room for a second body, tokens are the lesser loss.
+        lease.grow_by(with_usage.len()).is_ok().then_some(with_usage)
+    });
+    if let Some(known_as) = known_as {
         body = parsed.with_model(&body, known_as);
     }
     let headers = relay::headers_for_instance(headers);
-    let work = RelayRequest { path, headers, body, stream: parsed.stream };
-    Ok(Asked { model, name: parsed.model, work, terms, _lease })
+    let work = RelayRequest { path, headers, body, stream: parsed.stream, with_usage };
+    Ok(Asked { model, name: parsed.model, work, terms, _lease: lease })
 }

@@ -13,6 +13,7 @@ fn relay(status: u16, content_type: &'static str, body: &'static str) -> Answer 
         status: StatusCode::from_u16(status).unwrap(),
         headers,
         body: body.map_err(|never| match never {}).boxed_unsync(),
+        hides_usage: false,
     })
 }
 
