@@ -1,8 +1,8 @@
 //! A call: what a caller asks, how it is answered, and why there may be no answer.
 //!
 //! Three kinds of [`Work`] go one way through batchwise: tensors (Open Inference Protocol), items
-//! (JSON lists: KServe v1 `instances`, OpenAI embeddings `input`) and relays (OpenAI chat and
-//! completions, forwarded whole).
+//! (JSON lists: KServe v1 `instances`, OpenAI embeddings `input`, documents to be ranked) and relays
+//! (OpenAI chat and completions, forwarded whole).
 
 mod answer;
 mod fault;

@@ -58,13 +58,28 @@ pub enum Parameter {
     String(String),
 }
 
-/// Which list of items a call carries.
+/// Which list of items a call carries, and at which path instances take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemsRoute {
     /// KServe v1 `:predict`: `instances` in, `predictions` out.
     Predict,
     /// OpenAI embeddings: `input` in, `data` out.
     Embeddings,
+    /// Rerank as Cohere and Jina have it, at this path: `documents` in, `results` out.
+    Rerank(&'static str),
+    /// `/rerank` of Text Embeddings Inference: `texts` in, a list out.
+    RerankTexts,
+    /// One text against many, at this path: `text_2` in, `data` out.
+    Score(&'static str),
+    /// Pairs of texts, at this path: `text_1` and `text_2` in, `data` out. An item is a list of two.
+    ScorePairs(&'static str),
+    /// `/classify`: `input` in, `data` out.
+    Classify,
+    /// Text Embeddings Inference at this path: `inputs` in, a list out.
+    Inputs(&'static str),
+    /// `/predict` of Text Embeddings Inference: `inputs` in, a list out. An item is a list of one text
+    /// or two.
+    PredictInputs,
 }
 
 impl ItemsRoute {
@@ -72,7 +87,41 @@ impl ItemsRoute {
     pub fn items_key(self) -> &'static str {
         match self {
             ItemsRoute::Predict => "instances",
-            ItemsRoute::Embeddings => "input",
+            ItemsRoute::Embeddings | ItemsRoute::Classify => "input",
+            ItemsRoute::Rerank(_) => "documents",
+            ItemsRoute::RerankTexts => "texts",
+            ItemsRoute::Score(_) | ItemsRoute::ScorePairs(_) => "text_2",
+            ItemsRoute::Inputs(_) | ItemsRoute::PredictInputs => "inputs",
+        }
+    }
+
+    /// The path at which instances take it; empty where that depends on the model.
+    pub fn path(self) -> &'static str {
+        match self {
+            ItemsRoute::Predict => "",
+            ItemsRoute::Embeddings => "/v1/embeddings",
+            ItemsRoute::Rerank(path)
+            | ItemsRoute::Score(path)
+            | ItemsRoute::ScorePairs(path)
+            | ItemsRoute::Inputs(path) => path,
+            ItemsRoute::RerankTexts => "/rerank",
+            ItemsRoute::Classify => "/classify",
+            ItemsRoute::PredictInputs => "/predict",
+        }
+    }
+
+    /// Whether a request says in its body which model is meant.
+    pub fn names_model(self) -> bool {
+        match self {
+            ItemsRoute::Predict
+            | ItemsRoute::RerankTexts
+            | ItemsRoute::Inputs(_)
+            | ItemsRoute::PredictInputs => false,
+            ItemsRoute::Embeddings
+            | ItemsRoute::Rerank(_)
+            | ItemsRoute::Score(_)
+            | ItemsRoute::ScorePairs(_)
+            | ItemsRoute::Classify => true,
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum WorkKind {
         embeddings: bool,
         /// [`Work::Relay`].
         generation: bool,
+        /// [`Work::Items`] of rerank, scores, classes, and of Text Embeddings Inference.
+        lists: bool,
     },
 }
 
@@ -262,12 +264,14 @@ impl Model {
         match (plan.protocol, &plan.embedded) {
             (Protocol::KserveGrpc | Protocol::KserveHttp, _) => WorkKind::Tensors,
             (Protocol::KserveV1, _) => WorkKind::Predict,
-            (Protocol::OpenAi, _) => WorkKind::OpenAi { embeddings: true, generation: true },
+            (Protocol::OpenAi, _) => {
+                WorkKind::OpenAi { embeddings: true, generation: true, lists: true }
+            }
             (Protocol::Embedded, Some(EmbeddedKind::Embedding)) => {
-                WorkKind::OpenAi { embeddings: true, generation: false }
+                WorkKind::OpenAi { embeddings: true, generation: false, lists: false }
             }
             (Protocol::Embedded, Some(EmbeddedKind::Echo)) => {
-                WorkKind::OpenAi { embeddings: false, generation: true }
+                WorkKind::OpenAi { embeddings: false, generation: true, lists: false }
             }
             (Protocol::Embedded, _) => WorkKind::Tensors,
         }

@@ -44,11 +44,19 @@ fn items(request: &ItemsRequest) -> Outline {
     let mut canonical = Canonical::new(match request.route {
         ItemsRoute::Predict => 1,
         ItemsRoute::Embeddings => 2,
+        ItemsRoute::Rerank(_) => 3,
+        ItemsRoute::RerankTexts => 4,
+        ItemsRoute::Score(_) => 5,
+        ItemsRoute::ScorePairs(_) => 6,
+        ItemsRoute::Classify => 7,
+        ItemsRoute::Inputs(_) => 8,
+        ItemsRoute::PredictInputs => 9,
     });
+    canonical.bytes(request.route.path().as_bytes());
     canonical.bytes(&request.options);
     let longest_tokens = match request.route {
         ItemsRoute::Predict => 0,
-        ItemsRoute::Embeddings => request.items.iter().map(|item| tokens(item)).max().unwrap_or(0),
+        _ => request.items.iter().map(|item| tokens(item)).max().unwrap_or(0),
     };
     canonical.0.push(length_class(longest_tokens));
     Outline {
@@ -60,10 +68,12 @@ fn items(request: &ItemsRequest) -> Outline {
     }
 }
 
-/// About how many tokens a raw JSON item has: four bytes of text make one, of a list each element.
+/// About how many tokens a raw JSON item has: four bytes of text make one, of a list of numbers each.
 fn tokens(item: &[u8]) -> u32 {
     let tokens = match item.first() {
-        Some(b'[') => 1 + item.iter().filter(|&&byte| byte == b',').count(),
+        Some(b'[') if !item.contains(&b'"') => {
+            1 + item.iter().filter(|&&byte| byte == b',').count()
+        }
         _ => item.len().saturating_sub(2).div_ceil(4).max(1),
     };
     u32::try_from(tokens).unwrap_or(u32::MAX)
@@ -187,6 +197,30 @@ mod tests {
         assert_eq!(long.longest_tokens, 1000);
         assert_eq!(embeddings(&["x".into(), "y".repeat(4000)]).key, long.key);
         assert_eq!(tokens(b"[1,2,3]"), 3);
+        assert_eq!(tokens(b"[\"a, b, c, d, e\"]"), 4);
+    }
+
+    #[test]
+    fn lists_share_only_at_one_path_and_with_one_query() {
+        let key = |route, options: &'static str| {
+            let items = vec![bytes::Bytes::from_static(b"\"a\"")];
+            let options = bytes::Bytes::from_static(options.as_bytes());
+            outline(&Work::Items(ItemsRequest { route, items, options, body: None })).key
+        };
+        let query = "\"query\":\"q\"";
+        let keys = [
+            key(ItemsRoute::Rerank("/v1/rerank"), query),
+            key(ItemsRoute::Rerank("/v2/rerank"), query),
+            key(ItemsRoute::Rerank("/v1/rerank"), "\"query\":\"r\""),
+            key(ItemsRoute::RerankTexts, query),
+            key(ItemsRoute::Inputs("/embed"), ""),
+            key(ItemsRoute::Inputs("/embed_all"), ""),
+            key(ItemsRoute::Embeddings, ""),
+        ];
+        assert!(keys.iter().all(Option::is_some));
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        assert_eq!(keys[0], key(ItemsRoute::Rerank("/v1/rerank"), query));
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub(super) fn wrong_route(model: &Model) -> Fault {
             format!("POST /v2/models/{name}/infer or /v1/models/{name}:predict")
         }
         WorkKind::Predict => format!("POST /v1/models/{name}:predict"),
-        WorkKind::OpenAi { embeddings: true, generation: true } => {
-            "POST /v1/chat/completions, /v1/completions or /v1/embeddings".to_owned()
+        WorkKind::OpenAi { embeddings: true, generation: true, .. } => {
+            "POST /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/rerank".to_owned()
         }
         WorkKind::OpenAi { embeddings: true, .. } => "POST /v1/embeddings".to_owned(),
         WorkKind::OpenAi { .. } => "POST /v1/chat/completions or /v1/completions".to_owned(),

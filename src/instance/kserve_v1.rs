@@ -51,7 +51,7 @@ impl KserveV1 {
         }
         let (body, rows) = (reply.bytes(), request.items.len());
         let items = parse_reply(&body, rows)
-            .map_err(|error| items_failure(&error, &body, "predictions", rows))?;
+            .map_err(|error| items_failure(&error, &body, Some("predictions"), rows))?;
         Ok(Answer::Items(ItemsAnswer { items, usage: None, body: Some(body) }))
     }
 

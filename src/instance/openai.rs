@@ -20,7 +20,10 @@ use super::relayed_body::RelayedBody;
 use super::{BatchContext, BoxFuture, Description, Failure, Instance};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
-use crate::wire::openai::{parse_embeddings_reply, write_embeddings_request};
+use crate::wire::openai::{
+    parse_embeddings_reply, parse_items_reply, reply_list, write_embeddings_request,
+    write_items_request,
+};
 
 /// The most bytes of an error that are kept for the caller.
 const MAX_ERROR_BYTES: usize = 1 << 20;
@@ -55,7 +58,7 @@ impl OpenAi {
         Self { idle_timeout, ..self }
     }
 
-    async fn embed(
+    async fn answer_items(
         &self,
         request: &ItemsRequest,
         context: &BatchContext,
@@ -63,17 +66,25 @@ impl OpenAi {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         insert_http_context(&mut headers, context);
-        let body = write_embeddings_request(request, &self.model);
+        let (route, rows) = (request.route, request.items.len());
+        let body = match route {
+            ItemsRoute::Embeddings => write_embeddings_request(request, &self.model),
+            _ => write_items_request(request, &self.model),
+        };
         let reply = self
             .client
-            .exchange(Method::POST, "/v1/embeddings", headers, body, MAX_REPLY_BYTES)
+            .exchange(Method::POST, route.path(), headers, body, MAX_REPLY_BYTES)
             .await?;
         if !reply.status.is_success() {
             return Err(failure_of(&reply));
         }
-        let (body, rows) = (reply.bytes(), request.items.len());
-        let (items, usage) = parse_embeddings_reply(&body, rows)
-            .map_err(|error| items_failure(&error, &body, "data", rows))?;
+        let body = reply.bytes();
+        let parsed = match route {
+            ItemsRoute::Embeddings => parse_embeddings_reply(&body, rows),
+            _ => parse_items_reply(route, &body, rows),
+        };
+        let (items, usage) =
+            parsed.map_err(|error| items_failure(&error, &body, reply_list(route), rows))?;
         Ok(Answer::Items(ItemsAnswer { items, usage, body: Some(body) }))
     }
 
@@ -186,8 +197,8 @@ impl Instance for OpenAi {
     fn run(&self, work: Work, context: BatchContext) -> BoxFuture<'_, Result<Answer, Failure>> {
         Box::pin(async move {
             match work {
-                Work::Items(request) if request.route == ItemsRoute::Embeddings => {
-                    self.embed(&request, &context).await
+                Work::Items(request) if request.route != ItemsRoute::Predict => {
+                    self.answer_items(&request, &context).await
                 }
                 Work::Relay(request) => self.relay(request, &context).await,
                 Work::Items(_) | Work::Infer(_) => Err(super::wrong_kind("OpenAI requests")),

@@ -16,6 +16,7 @@ mod everything;
 mod faults;
 mod hostile;
 mod http;
+mod lists;
 mod operations;
 mod overload;
 mod raw;

@@ -138,3 +138,35 @@ async fn a_batch_of_another_kind_is_our_own_mistake() {
     assert_eq!(failure.fault.kind, batchwise::call::FaultKind::Internal);
     assert_eq!(server.connections(), 0);
 }
+
+#[tokio::test]
+async fn rankings_are_put_in_the_order_of_their_documents() {
+    let server = server(|path, asked| {
+        assert_eq!(path, "/v2/rerank");
+        assert_eq!(asked, r#"{"model":"m","documents":["a","b"],"k":1}"#);
+        let best = r#"{"index":1,"relevance_score":0.9},{"index":0,"relevance_score":0.1}"#;
+        (200, format!(r#"{{"results":[{best}],"usage":{{"total_tokens":4}}}}"#))
+    })
+    .await;
+    let instance = OpenAi::new(url(server.address), "m", None);
+    let work = items(ItemsRoute::Rerank("/v2/rerank"), &["\"a\"", "\"b\""], None);
+    let answer = answer(bounded(instance.run(work, context())).await);
+    assert_eq!(
+        answer.items,
+        [r#"{"index":0,"relevance_score":0.1}"#, r#"{"index":1,"relevance_score":0.9}"#]
+    );
+    assert_eq!(answer.usage, Some(Usage { prompt_tokens: 4, total_tokens: 4 }));
+}
+
+#[tokio::test]
+async fn a_bare_list_of_another_length_says_that_the_model_does_not_answer_item_by_item() {
+    let run = async |answer| {
+        let server = server(answer).await;
+        let instance = OpenAi::new(url(server.address), "m", None);
+        let work = items(ItemsRoute::Inputs("/embed"), &["\"a\"", "\"b\""], None);
+        blame(bounded(instance.run(work, context())).await)
+    };
+    assert_eq!(run(|_, _| (200, "[[1.0]]".to_owned())).await, Blame::NotBatched);
+    assert_eq!(run(|_, _| (200, r#"{"error":"x"}"#.to_owned())).await, Blame::Broken);
+    assert_eq!(run(|_, _| (422, r#"{"error":"x"}"#.to_owned())).await, Blame::Refused);
+}

@@ -1,4 +1,4 @@
-//! KServe v2 and v1 and OpenAI over HTTP.
+//! KServe v2 and v1, OpenAI and its kin over HTTP.
 //!
 //! A handler finds the model, reads the terms from the headers, asks whether the model takes calls at
 //! all, reads the body, and only then calls the model: a request that cannot be answered is refused
@@ -60,6 +60,7 @@ pub fn router(front: &Front) -> Router {
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/completions", post(openai::completions))
+        .merge(openai::list_routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(openai::processing::attach))
@@ -74,7 +75,7 @@ async fn unknown_route(State(state): State<Arc<HttpState>>, request: Request) ->
     let message = format!(
         "there is no route {} {:.200}; see /v2/models/MODEL/infer (KServe v2), \
          /v1/models/MODEL:predict (KServe v1) and /v1/chat/completions, /v1/completions, \
-         /v1/embeddings, /v1/models (OpenAI)",
+         /v1/embeddings, /v1/rerank, /v1/models (OpenAI)",
         request.method(),
         request.uri().path()
     );

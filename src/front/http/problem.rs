@@ -19,7 +19,7 @@ const LONGEST_WORDS: usize = 1000;
 /// The protocol whose errors a caller understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// `{"error": "..."}`
+    /// `{"error": "..."}`, which Text Embeddings Inference speaks, too.
     Kserve,
     /// `{"error": {"message", "type", "param", "code"}}`
     OpenAi,
@@ -30,7 +30,8 @@ impl Dialect {
     pub(super) fn of_path(path: &str) -> Self {
         let is_predict = path.starts_with("/v1/models/") && path.ends_with(":predict");
         let is_v1 = path == "/v1" || path.starts_with("/v1/");
-        if is_v1 && !is_predict { Dialect::OpenAi } else { Dialect::Kserve }
+        let kin = ["/v2/rerank", "/rerank", "/score", "/classify"];
+        if kin.contains(&path) || is_v1 && !is_predict { Dialect::OpenAi } else { Dialect::Kserve }
     }
 }
 
@@ -301,6 +302,8 @@ mod tests {
         assert_eq!(Dialect::of_path("/v1/nothing"), Dialect::OpenAi);
         assert_eq!(Dialect::of_path("/v1"), Dialect::OpenAi);
         assert_eq!(Dialect::of_path("/v1x"), Dialect::Kserve);
+        assert_eq!(Dialect::of_path("/v2/rerank"), Dialect::OpenAi);
+        assert_eq!(Dialect::of_path("/embed"), Dialect::Kserve);
         assert_eq!(Dialect::of_path("/v2/nothing"), Dialect::Kserve);
         assert_eq!(Dialect::of_path("/"), Dialect::Kserve);
     }

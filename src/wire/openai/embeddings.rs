@@ -47,15 +47,16 @@ pub fn parse_embeddings(body: Bytes) -> Result<ParsedEmbeddings, Fault> {
     let input = fields.get("input").ok_or_else(|| {
         Fault::invalid("input", "field 'input' is missing; send a text or a list of texts")
     })?;
-    let items = input_items(input)?;
+    let items = input_items("input", input)?;
     let items = items.into_iter().map(|item| body.slice_ref(item.as_bytes())).collect();
     let options = fields.without(&["model", "input"]);
     let request = ItemsRequest { route: ItemsRoute::Embeddings, items, options, body: Some(body) };
     Ok(ParsedEmbeddings { model, request, wants_base64 })
 }
 
-fn input_items(input: &str) -> Result<Vec<&str>, Fault> {
-    let wrong = |why: &str| Fault::invalid("input", format!("'input' {why}"));
+/// The items of a text, a list of tokens (one item), or a list of either, in the field `name`.
+pub(super) fn input_items<'a>(name: &'static str, input: &'a str) -> Result<Vec<&'a str>, Fault> {
+    let wrong = |why: &str| Fault::invalid(name, format!("'{name}' {why}"));
     if input.starts_with('"') {
         return Ok(vec![input]);
     }
@@ -72,8 +73,8 @@ fn input_items(input: &str) -> Result<Vec<&str>, Fault> {
     match odd {
         None => Ok(items),
         Some(index) => Err(Fault::invalid(
-            format!("input[{index}]"),
-            format!("'input[{index}]' must be a text or a list of token numbers"),
+            format!("{name}[{index}]"),
+            format!("'{name}[{index}]' must be a text or a list of token numbers"),
         )),
     }
 }
@@ -229,7 +230,7 @@ pub fn write_embeddings_reply(
 }
 
 /// The body with the model under the name that its caller uses.
-fn renamed(body: &Bytes, model: &str, upstream_name: &str) -> Bytes {
+pub(super) fn renamed(body: &Bytes, model: &str, upstream_name: &str) -> Bytes {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]

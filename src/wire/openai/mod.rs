@@ -1,4 +1,5 @@
-//! OpenAI's REST: embeddings, and as much of chat and completions as forwarding them needs.
+//! OpenAI's REST, and what others have added to it: embeddings, rerank, scores and classes, and as much
+//! of chat and completions as forwarding them needs.
 //!
 //! Fields that are not understood here go through untouched, and a body that need not change is
 //! forwarded byte for byte.
@@ -10,6 +11,7 @@ mod embeddings;
 mod encoding;
 mod events;
 mod generation;
+mod items;
 mod usage;
 
 pub use embeddings::{
@@ -18,4 +20,8 @@ pub use embeddings::{
 };
 pub use events::Events;
 pub use generation::{ParsedGeneration, ServiceTier, parse_generation};
+pub use items::{
+    ItemsPath, ParsedItems, ReplyHead, ReplyTerms, Understood, parse_items, parse_items_reply,
+    reply_list, write_items_reply, write_items_request,
+};
 pub use usage::{TokenUsage, UsageScan};

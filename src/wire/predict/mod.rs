@@ -87,7 +87,7 @@ pub fn write_reply(answer: &ItemsAnswer) -> Rope {
 const SHORT: usize = 4096;
 
 /// `start`, then the items with commas between.
-pub(super) fn list_body(start: &str, items: &[Bytes]) -> Rope {
+pub(in crate::wire) fn list_body(start: &str, items: &[Bytes]) -> Rope {
     let mut body = Rope::new();
     let mut pending = Vec::with_capacity(256);
     pending.extend_from_slice(start.as_bytes());

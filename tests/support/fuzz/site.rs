@@ -164,6 +164,10 @@ impl Instance for Mirror {
                     ItemsRoute::Embeddings => {
                         vec![Bytes::from_static(b"[0.5]"); request.items.len()]
                     }
+                    _ => {
+                        let result = b"{\"index\":0,\"relevance_score\":0.5}";
+                        vec![Bytes::from_static(result); request.items.len()]
+                    }
                 };
                 Answer::Items(ItemsAnswer { items, usage: None, body: None })
             }

@@ -16,6 +16,7 @@ use tower::ServiceExt as _;
 use super::engine::Engine;
 use super::settings::{DropMoment, FaultStatus};
 use super::statistics::Counters;
+use super::texts;
 
 /// How a connection is to end by the server's will.
 #[derive(Clone, Debug, Default)]
@@ -78,9 +79,10 @@ async fn reset(cut: &ConnectionCut) -> Response<Body> {
 
 fn is_inference(path: &str) -> bool {
     let ends = ["/infer", ":predict", "/ModelInfer", "/ModelStreamInfer"];
-    let routes = ["embeddings", "completions", "chat/completions", "rerank"];
+    let routes = ["embeddings", "completions", "chat/completions"];
     ends.iter().any(|end| path.ends_with(end))
         || path.strip_prefix("/v1/").is_some_and(|route| routes.contains(&route))
+        || texts::PATHS.contains(&path)
 }
 
 fn is_failure(response: &Response<Body>) -> bool {
@@ -94,6 +96,8 @@ enum ErrorStyle {
     Grpc,
     Kserve,
     OpenAi,
+    /// Of Text Embeddings Inference.
+    Inference,
 }
 
 impl ErrorStyle {
@@ -101,8 +105,10 @@ impl ErrorStyle {
         let path = request.uri().path();
         if path.starts_with("/inference.") {
             Self::Grpc
-        } else if path.starts_with("/v2/") || path.ends_with(":predict") {
+        } else if path != "/v2/rerank" && path.starts_with("/v2/") || path.ends_with(":predict") {
             Self::Kserve
+        } else if texts::NATIVE.contains(&path) {
+            Self::Inference
         } else {
             Self::OpenAi
         }
@@ -113,6 +119,7 @@ impl ErrorStyle {
             Self::Grpc => tonic::Status::from(fault).into_http(),
             Self::Kserve => kserve_error(&fault),
             Self::OpenAi => openai_error(&fault),
+            Self::Inference => inference_error(&fault),
         }
     }
 
@@ -146,6 +153,12 @@ pub(super) fn json_response(status: StatusCode, body: String) -> Response<Body> 
 /// `{"error": MESSAGE}`
 pub(super) fn kserve_error(fault: &FaultStatus) -> Response<Body> {
     error_response(fault, &serde_json::json!({ "error": fault.message }))
+}
+
+/// `{"error": MESSAGE, "error_type": TYPE}`
+pub(super) fn inference_error(fault: &FaultStatus) -> Response<Body> {
+    let kind = if fault.http < 500 { "Validation" } else { "Backend" };
+    error_response(fault, &serde_json::json!({ "error": fault.message, "error_type": kind }))
 }
 
 /// `{"error": {"message", "type", "param", "code"}}`

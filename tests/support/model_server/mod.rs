@@ -23,7 +23,8 @@
 //!   often as its int64 parameter `repeat` says.
 //! - KServe v1: numbers in `instances` give 2x + 1, strings come back reversed.
 //! - OpenAI: [`embedding_of`] each input, [`relevance_of`] each document, and [`reply_to`] the last
-//!   message or each prompt, whole or streamed a word at a time.
+//!   message or each prompt, whole or streamed a word at a time. So do rerank (in either form), scores,
+//!   classes and the routes of Text Embeddings Inference.
 //!
 //! # Faults
 //! [`Settings`] lists them. They strike inference calls only; health, metadata, `/control` and
@@ -43,6 +44,7 @@ mod settings;
 mod statistics;
 mod tensor;
 mod tensor_json;
+mod texts;
 mod timer;
 mod trigger;
 mod v1;

@@ -1,4 +1,5 @@
-//! The OpenAI API: models, embeddings and rerank; text generation is in `generation`.
+//! The OpenAI API: models and embeddings; text generation is in `generation`, what others have added in
+//! `texts`.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::engine::Engine;
 use super::faults::{headers_as_text, json_response, kserve_error, openai_error};
 use super::settings::FaultStatus;
 use super::statistics::Seen;
-use super::{generation, v1};
+use super::{generation, texts, v1};
 
 type Answer = Result<Response<Body>, FaultStatus>;
 
@@ -27,9 +28,9 @@ pub(super) fn router(engine: &Arc<Engine>) -> Router {
         // KServe v1 puts its `:predict` behind the name of the model.
         .route("/v1/models/{target}", get(model).post(predict))
         .route("/v1/embeddings", post(embeddings))
-        .route("/v1/rerank", post(rerank))
         .route("/v1/chat/completions", post(generation::chat))
         .route("/v1/completions", post(generation::completions))
+        .merge(texts::router())
         .with_state(Arc::clone(engine))
 }
 
@@ -204,66 +205,6 @@ async fn embed(engine: &Engine, path: &str, headers: &HeaderMap, body: &Bytes) -
     let tokens = count_tokens(&texts);
     let answer = json!({
         "object": "list", "data": data, "model": request.model,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-    });
-    Ok(json_response(StatusCode::OK, answer.to_string()))
-}
-
-#[derive(Debug, Deserialize)]
-struct RerankRequest {
-    model: String,
-    query: String,
-    documents: Vec<Document>,
-    #[serde(default)]
-    top_n: Option<usize>,
-    #[serde(default)]
-    return_documents: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Document {
-    Text(String),
-    Object { text: String },
-}
-
-async fn rerank(
-    State(engine): State<Arc<Engine>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response<Body> {
-    answered(rank(&engine, uri.path(), &headers, &body).await)
-}
-
-async fn rank(engine: &Engine, path: &str, headers: &HeaderMap, body: &Bytes) -> Answer {
-    let request: RerankRequest = parse(body)?;
-    engine.find(&request.model, "")?;
-    let text = |document| match document {
-        Document::Text(text) | Document::Object { text } => text,
-    };
-    let texts: Vec<String> = request.documents.into_iter().map(text).collect();
-    let record = seen(engine, path, headers, body, (&request.model, &texts));
-    let executed = engine.execute(texts.len(), poisoned(engine, &texts), record).await?;
-    let score = |text: &str| relevance_of(&request.query, text);
-    let mut ranked: Vec<(usize, f64, &String)> =
-        texts.iter().enumerate().map(|(index, text)| (index, score(text), text)).collect();
-    ranked.sort_by(|left, right| right.1.total_cmp(&left.1));
-    ranked.truncate(request.top_n.unwrap_or(usize::MAX));
-    if executed.wrong_rows {
-        ranked.pop();
-    }
-    let result = |(index, score, text): (usize, f64, &String)| {
-        let mut result = json!({ "index": index, "relevance_score": score });
-        if request.return_documents {
-            result["document"] = json!({ "text": text });
-        }
-        result
-    };
-    let results: Vec<Value> = ranked.into_iter().map(result).collect();
-    let tokens = count_tokens(&texts) + count_tokens([&request.query]);
-    let answer = json!({
-        "object": "list", "model": request.model, "results": results,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
     });
     Ok(json_response(StatusCode::OK, answer.to_string()))

@@ -1,6 +1,7 @@
 //! OpenAI: the list of models, embeddings, and text whole or streamed.
 
 mod event_stream;
+mod lists;
 pub(super) mod processing;
 mod relay;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde::Serialize;
 
+pub(super) use self::lists::routes as list_routes;
 use self::relay::{Relay, respond};
 use super::body::Unread;
 use super::heavy::heavy;
@@ -183,13 +185,21 @@ async fn generate(
         Ok(asked) => asked,
         Err(fault) => return body.dismiss(&parts, OpenAiFault::from(fault).into_response()).await,
     };
-    let answered = async {
-        let served = model.call(Work::Relay(work), terms, Via::OpenAi).await?;
-        let Answer::Relay(answer) = served.answer else { return Err(wrong_answer()) };
-        let response = respond(answer, Relay::of(&model)).await?;
-        Ok(told(response, &id, &served.timing))
-    };
-    answered.await.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+    let answered = relayed(&model, work, terms, &id).await;
+    answered.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+}
+
+/// Has a request forwarded whole, and its answer.
+async fn relayed(
+    model: &Model,
+    work: RelayRequest,
+    terms: Terms,
+    id: &RequestId,
+) -> Result<Response, Fault> {
+    let served = model.call(Work::Relay(work), terms, Via::OpenAi).await?;
+    let Answer::Relay(answer) = served.answer else { return Err(wrong_answer()) };
+    let response = respond(answer, Relay::of(model)).await?;
+    Ok(told(response, id, &served.timing))
 }
 
 async fn take_text_in(
@@ -200,7 +210,19 @@ async fn take_text_in(
     headers: &HeaderMap,
     body: &mut Unread,
 ) -> Result<Asked<RelayRequest>, Fault> {
-    let (mut body, mut lease) = read(state, visit, headers, body).await?;
+    let (body, lease) = read(state, visit, headers, body).await?;
+    take_whole(path, state, visit, id, headers, (body, lease))
+}
+
+/// A request that is forwarded whole, from its body.
+fn take_whole(
+    path: &'static str,
+    state: &HttpState,
+    visit: &mut Visit,
+    id: &RequestId,
+    headers: &HeaderMap,
+    (mut body, mut lease): (Bytes, Lease),
+) -> Result<Asked<RelayRequest>, Fault> {
     let parsed = heavy(body.len(), || parse_generation(&body))?;
     let model = find_model(&state.models, &parsed.model, "")?;
     visit.is_for(&model);
