@@ -21,6 +21,8 @@ mod grpc_frames;
 mod headers;
 mod input;
 mod instance_reply;
+mod items_reply;
+mod items_request;
 mod kserve_grpc_reply;
 mod kserve_grpc_request;
 mod kserve_http_reply;
@@ -42,6 +44,8 @@ pub use generation_request::generation_request;
 pub use grpc_frames::grpc_frames;
 pub use headers::headers;
 pub use instance_reply::instance_reply;
+pub use items_reply::items_reply;
+pub use items_request::items_request;
 pub use kserve_grpc_reply::kserve_grpc_reply;
 pub use kserve_grpc_request::kserve_grpc_request;
 pub use kserve_http_reply::kserve_http_reply;
@@ -56,7 +60,7 @@ pub use raw_tensor::raw_tensor;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its corpus and of its binary, too.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("embedded_text", embedded_text),
     ("embeddings_reply", embeddings_reply),
     ("embeddings_request", embeddings_request),
@@ -67,6 +71,8 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("grpc_frames", grpc_frames),
     ("headers", headers),
     ("instance_reply", instance_reply),
+    ("items_reply", items_reply),
+    ("items_request", items_request),
     ("kserve_grpc_reply", kserve_grpc_reply),
     ("kserve_grpc_request", kserve_grpc_request),
     ("kserve_http_reply", kserve_http_reply),
