@@ -151,6 +151,8 @@ pub struct RelayRequest {
     pub body: Bytes,
     /// Whether the caller asked for a stream of events.
     pub stream: bool,
+    /// The same for requests that are best served by the same instance; `None`: all alike.
+    pub affinity: Option<u64>,
     /// The same body, asking for the usage of the stream, where the caller does not want it.
     pub with_usage: Option<Bytes>,
 }

@@ -162,7 +162,7 @@ impl Model {
         }
         let latest = accepted + self.plan.timeout;
         let deadline = terms.deadline.map_or(latest, |own| own.min(latest));
-        let Outline { track, key, rows, bytes, longest_tokens } = outline(&work);
+        let Outline { track, key, rows, bytes, longest_tokens, affinity } = outline(&work);
         let ticket = Ticket {
             id: CallId(self.next_id.fetch_add(1, Ordering::Relaxed)),
             track,
@@ -177,7 +177,7 @@ impl Model {
             tenant: terms.tenant.as_deref().map(tenant_id),
             objective: None,
             put_off: Span::ZERO,
-            affinity: None,
+            affinity,
         };
         let (reply, receiver) = Reply::new(rows);
         let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.id);

@@ -11,6 +11,8 @@ pub(super) struct Outline {
     pub(super) bytes: u64,
     /// About how many tokens its longest text has; 0 when it has no texts.
     pub(super) longest_tokens: u32,
+    /// The same for calls that are best served by the same instance.
+    pub(super) affinity: Option<u64>,
 }
 
 pub(super) fn outline(work: &Work) -> Outline {
@@ -18,8 +20,9 @@ pub(super) fn outline(work: &Work) -> Outline {
         Work::Infer(request) => infer(request),
         Work::Items(request) => items(request),
         Work::Relay(request) => {
-            let bytes = request.body.len() as u64;
-            Outline { track: Track::Stream, key: None, rows: 1, bytes, longest_tokens: 0 }
+            let (bytes, affinity) = (request.body.len() as u64, request.affinity);
+            let track = Track::Stream;
+            Outline { track, key: None, rows: 1, bytes, longest_tokens: 0, affinity }
         }
     }
 }
@@ -36,6 +39,7 @@ fn infer(request: &InferRequest) -> Outline {
         rows: rows.unwrap_or(1),
         bytes,
         longest_tokens: 0,
+        affinity: None,
     }
 }
 
@@ -65,6 +69,7 @@ fn items(request: &ItemsRequest) -> Outline {
         rows: rows.unwrap_or(1),
         bytes: request.items.iter().map(|item| item.len() as u64).sum(),
         longest_tokens,
+        affinity: None,
     }
 }
 

@@ -20,6 +20,8 @@ use super::relayed_body::RelayedBody;
 use super::{BatchContext, BoxFuture, Description, Failure, Instance};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
+use crate::lane::EngineLoad;
+use crate::wire::gauges::{LoadGauges, read_load};
 use crate::wire::openai::{
     parse_embeddings_reply, parse_items_reply, reply_list, write_embeddings_request,
     write_items_request,
@@ -153,6 +155,17 @@ impl OpenAi {
         self.client.send(Method::POST, path, headers, body.into()).await
     }
 
+    /// What it publishes of its load, as most engines do.
+    async fn ask_load(&self) -> Result<Option<EngineLoad>, String> {
+        let reply = get(&self.client, "/metrics").await?;
+        if !reply.status.is_success() {
+            return Ok(None);
+        }
+        let body = reply.bytes();
+        let gauges = read_load(&String::from_utf8_lossy(&body));
+        Ok(gauges.map(|LoadGauges { running, waiting }| EngineLoad { running, waiting }))
+    }
+
     async fn ask_up(&self) -> Result<(), String> {
         if let Some(path) = &self.probe_path {
             return get_success(&self.client, path).await.map(drop);
@@ -208,6 +221,10 @@ impl Instance for OpenAi {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.ask_up())
+    }
+
+    fn load(&self) -> BoxFuture<'_, Result<Option<EngineLoad>, String>> {
+        Box::pin(self.ask_load())
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<Description, String>> {

@@ -49,6 +49,7 @@ fn chat() -> Work {
     let body = Bytes::from_static(body);
     let path = "/v1/chat/completions";
     Work::Relay(RelayRequest {
+        affinity: None,
         path,
         headers: HeaderMap::new(),
         body,

@@ -24,6 +24,7 @@ fn work() -> Work {
     headers.insert("x-hop", HeaderValue::from_static("1"));
     let path = "/v1/chat/completions";
     Work::Relay(RelayRequest {
+        affinity: None,
         path,
         headers,
         body: Bytes::from_static(BODY.as_bytes()),

@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use twox_hash::XxHash3_64;
 
 use crate::call::Fault;
 use crate::wire::depth::{MAX_DEPTH, is_too_deep};
@@ -22,6 +24,9 @@ pub struct ParsedGeneration {
     pub stream: bool,
     /// How urgent the caller says that it is; `None` for the default, and where that says nothing.
     pub service_tier: Option<ServiceTier>,
+    /// The same for requests that begin alike, so that one engine's cache serves them; `None` for what
+    /// is too short to be worth it.
+    pub affinity: Option<u64>,
     /// Where in the body the model's name is, with its quotes.
     model_at: Range<usize>,
     /// What makes a stream tell its usage, and where it goes; `None` when it does so anyway, or cannot
@@ -49,6 +54,8 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         model: Option<&'a RawValue>,
         stream: Option<&'a RawValue>,
         service_tier: Option<&'a RawValue>,
+        messages: Option<&'a RawValue>,
+        prompt: Option<&'a RawValue>,
         #[serde(borrow, default, deserialize_with = "also_null")]
         stream_options: Option<&'a RawValue>,
     }
@@ -79,9 +86,50 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         model: name.into_owned(),
         stream,
         service_tier,
+        affinity: match (document.messages, document.prompt) {
+            (Some(messages), _) => affinity(first_messages(messages.get()).iter().copied()),
+            (None, Some(prompt)) => affinity([prompt.get()].into_iter()),
+            (None, None) => None,
+        },
         model_at: place_of(model, body),
         usage_wish,
     })
+}
+
+/// So many bytes of what requests begin with tell where they are best served.
+const TELLING_BYTES: usize = 512;
+/// What begins with less is not worth a cache.
+const LEAST_TELLING_BYTES: usize = 64;
+
+/// The first two messages: a conversation that goes on still begins with them.
+fn first_messages(list: &str) -> Vec<&str> {
+    struct First;
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<&'de str>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a list of messages")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut first = Vec::with_capacity(2);
+            while first.len() < 2
+                && let Some(message) = list.next_element::<&RawValue>()?
+            {
+                first.push(message.get());
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+    // What is no list is the engine's to refuse.
+    serde_json::Deserializer::from_str(list).deserialize_seq(First).unwrap_or_default()
+}
+
+/// A hash of what a request begins with.
+fn affinity<'a>(texts: impl Iterator<Item = &'a str>) -> Option<u64> {
+    let beginning: Vec<u8> = texts.flat_map(str::bytes).take(TELLING_BYTES).collect();
+    (beginning.len() >= LEAST_TELLING_BYTES).then(|| XxHash3_64::oneshot(&beginning))
 }
 
 /// What has to be written where, so that a stream tells its usage.
@@ -173,6 +221,28 @@ pub(super) fn missing_model() -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_begins_alike_has_the_same_affinity() {
+        let affinity = |text: &str| {
+            parse_generation(&Bytes::copy_from_slice(text.as_bytes())).unwrap().affinity
+        };
+        let chat =
+            |messages: &str| affinity(&format!(r#"{{"model":"m","messages":[{messages}]}}"#));
+        let message = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
+        let (system, first) = (message("system", &"be kind ".repeat(8)), message("user", "hello"));
+        let turn = chat(&format!("{system},{first}"));
+        assert!(turn.is_some());
+        let later = message("assistant", "hm");
+        assert_eq!(chat(&format!("{system}, {first}, {later}, {first}")), turn);
+        assert_ne!(chat(&format!("{system},{later}")), turn);
+        assert_eq!(chat(&first), None, "too short to be worth it");
+        let long = "once upon a time ".repeat(40);
+        let prompt = |text: &str| affinity(&format!(r#"{{"model":"m","prompt":"{text}"}}"#));
+        assert!(prompt(&long).is_some());
+        assert_eq!(prompt(&format!("{long} there")), prompt(&format!("{long} here")));
+        assert_eq!(affinity(r#"{"model":"m","messages":"no list"}"#), None);
+    }
 
     #[test]
     fn only_the_name_is_spliced() {

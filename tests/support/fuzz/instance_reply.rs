@@ -209,6 +209,7 @@ fn relay() -> Work {
     let body = Bytes::from_static(b"{\"model\":\"m\",\"stream\":true}");
     let path = "/v1/chat/completions";
     Work::Relay(RelayRequest {
+        affinity: None,
         path,
         headers: HeaderMap::new(),
         body,

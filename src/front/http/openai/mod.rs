@@ -10,8 +10,9 @@ use std::sync::Arc;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde::Serialize;
+use twox_hash::XxHash3_64;
 
 pub(super) use self::lists::routes as list_routes;
 use self::relay::{Relay, respond};
@@ -33,6 +34,9 @@ use crate::wire::intake::Lease;
 use crate::wire::openai::{
     ParsedEmbeddings, ServiceTier, parse_embeddings, parse_generation, write_embeddings_reply,
 };
+
+/// Calls that name the same session go to the same instance.
+const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 
 /// A model as OpenAI's clients know it.
 #[derive(Serialize)]
@@ -247,7 +251,9 @@ fn take_whole(
     if let Some(known_as) = known_as {
         body = parsed.with_model(&body, known_as);
     }
+    let session = headers.get(X_SESSION_ID).map(|id| XxHash3_64::oneshot(id.as_bytes()));
     let headers = relay::headers_for_instance(headers);
-    let work = RelayRequest { path, headers, body, stream: parsed.stream, with_usage };
+    let (affinity, stream) = (session.or(parsed.affinity), parsed.stream);
+    let work = RelayRequest { path, headers, body, stream, affinity, with_usage };
     Ok(Asked { model, name: parsed.model, work, terms, _lease: lease })
 }
