@@ -18,6 +18,7 @@
 //! - [`embedded`]: models that run in this process.
 //! - [`instance`]: clients of model servers, embedded models, probes.
 //! - [`engine`]: one task per model that drives a lane; the only room that spawns work for calls.
+//! - [`jobs`]: OpenAI's Batch API: files, batches, and what answers them.
 //! - [`front`]: listeners, gRPC and HTTP services, admin pages.
 //! - [`app`]: start, drain, command line.
 
@@ -28,6 +29,7 @@ pub mod embedded;
 pub mod engine;
 pub mod front;
 pub mod instance;
+pub mod jobs;
 pub mod lane;
 pub mod telemetry;
 pub mod tensor;

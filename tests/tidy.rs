@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms and those that each may import; a room may always import itself.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("lane", &[]),
     ("tensor", &[]),
     ("embedded", &["tensor"]),
@@ -19,11 +19,16 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("wire", &["call", "tensor", "lane"]),
     ("instance", &["wire", "call", "tensor", "lane", "config", "embedded"]),
     ("engine", &["instance", "wire", "call", "tensor", "lane", "config", "telemetry"]),
-    ("front", &["engine", "instance", "wire", "call", "tensor", "lane", "config", "telemetry"]),
+    ("jobs", &["engine", "wire", "call", "config", "telemetry"]),
+    (
+        "front",
+        &["jobs", "engine", "instance", "wire", "call", "tensor", "lane", "config", "telemetry"],
+    ),
     (
         "app",
         &[
             "front",
+            "jobs",
             "engine",
             "instance",
             "wire",

@@ -156,7 +156,8 @@ impl Reloader {
         let server = self.plan.server.taking_over(&loaded.plan.server);
         self.shutdown.send_replace(Shutdown::of(&server));
         self.site.change(&server);
-        self.plan = Plan { server, models: loaded.plan.models };
+        let batch_api = self.plan.batch_api.take();
+        self.plan = Plan { server, batch_api, models: loaded.plan.models };
         self.files = files;
         Ok(Reloaded {
             added: difference.added,

@@ -22,6 +22,7 @@ use super::reload::{Origin, Reloader};
 use crate::config::{Plan, ServerPlan};
 use crate::engine::{Drained, Models};
 use crate::front::{Acceptor, Front, ReloadError, Reloaded, Reloads};
+use crate::jobs::{Jobs, OpenError};
 use crate::telemetry::{ReloadMetrics, Telemetry};
 use crate::wire::intake::Budget;
 
@@ -51,6 +52,12 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The Batch API cannot be served.
+    #[error(transparent)]
+    BatchApi(#[from] OpenError),
+    /// A part of the start broke.
+    #[error("the start broke off")]
+    Broken(#[source] tokio::task::JoinError),
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Telemetry(#[from] metrics_exporter_prometheus::BuildError),
@@ -96,6 +103,8 @@ pub struct Running {
     connection_tasks: TaskTracker,
     upkeep: JoinSet<()>,
     budget: Budget,
+    jobs: Option<Arc<Jobs>>,
+    job_runner: JoinSet<()>,
 }
 
 /// What answers the calls; another one when a reload changes its bounds.
@@ -154,7 +163,8 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
     let grpc = listen(plan.server.grpc, "gRPC").await?;
     let admin = listen(plan.server.admin, "admin").await?;
     let models = Arc::new(Models::start(setups, &telemetry));
-    let front = Front::new(Arc::clone(&models), &plan.server, &telemetry);
+    let (jobs, job_runner) = open_jobs(plan, &models, &telemetry).await?;
+    let front = Front::new(Arc::clone(&models), &plan.server, &telemetry).with_jobs(jobs.clone());
     let budget = front.budget.clone();
     let site = LiveSite::new(front);
     let (status, seen_status) = watch::channel(origin.status());
@@ -187,8 +197,10 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         connection_tasks: TaskTracker::new(),
         upkeep: JoinSet::new(),
         budget: budget.clone(),
+        jobs: jobs.clone(),
+        job_runner,
     };
-    let pages = crate::front::admin::router(models, telemetry.clone(), reloads);
+    let pages = crate::front::admin::router(models, telemetry.clone(), reloads, jobs);
     running.listen(&plan.server, &site, [http.0, grpc.0], (admin.0, pages));
     let buffered = telemetry.buffered_bytes();
     running.upkeep.spawn(async move {
@@ -266,6 +278,10 @@ impl Running {
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
+        // What a batch has not got an answer to by then it gets after the next start.
+        if let Some(jobs) = &self.jobs {
+            jobs.stop(Instant::now() + grace / 2);
+        }
         // A reload that is under way changes nothing more.
         self.reloader.shutdown().await;
         self.models.announce_drain();
@@ -276,6 +292,7 @@ impl Running {
         let drained = self.models.drain(calls_by).await;
         self.stop_admin.cancel();
         let closed = async {
+            while self.job_runner.join_next().await.is_some() {}
             while self.listeners.join_next().await.is_some() {}
             while self.admin_listener.join_next().await.is_some() {}
             self.connection_tasks.close();
@@ -286,6 +303,22 @@ impl Running {
         self.upkeep.abort_all();
         drained
     }
+}
+
+/// Opens the Batch API if the plan has one, and starts what runs its batches.
+async fn open_jobs(
+    plan: &Plan,
+    models: &Arc<Models>,
+    telemetry: &Telemetry,
+) -> Result<(Option<Arc<Jobs>>, JoinSet<()>), StartError> {
+    let mut runners = JoinSet::new();
+    let Some(batch_api) = plan.batch_api.clone() else { return Ok((None, runners)) };
+    let (server, models, telemetry) = (plan.server.clone(), Arc::clone(models), telemetry.clone());
+    let opened = move || Jobs::open(&batch_api, &server, models, &telemetry);
+    let opened = tokio::task::spawn_blocking(opened).await;
+    let (jobs, runner) = opened.map_err(StartError::Broken)??;
+    runners.spawn(runner.run());
+    Ok((Some(jobs), runners))
 }
 
 fn into_response(outcome: Result<Response<Body>, std::convert::Infallible>) -> Response<Body> {

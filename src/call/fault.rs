@@ -13,6 +13,8 @@ pub enum FaultKind {
     InvalidRequest,
     /// There is no such model or version.
     UnknownModel,
+    /// There is no such file or batch.
+    UnknownObject,
     /// There is no such route.
     UnknownRoute,
     /// The route exists, but not with this method.

@@ -17,7 +17,7 @@ pub struct Difference {
     pub unchanged: Vec<String>,
     /// Keys of `[server]` with another value that a running process can take over.
     pub applicable: Vec<&'static str>,
-    /// Keys of `[server]` with another value that takes a start of the process.
+    /// Keys of `[server]` with another value, and other tables, that take a start of the process.
     pub needs_restart: Vec<&'static str>,
 }
 
@@ -39,6 +39,9 @@ impl Difference {
         }
         difference.removed = before.into_keys().collect();
         difference.compare_servers(&old.server, &new.server);
+        if old.batch_api != new.batch_api {
+            difference.needs_restart.push("batch_api");
+        }
         difference
     }
 

@@ -12,6 +12,7 @@ use super::written::{AutoOr, Reading, Written, parse_toml};
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) server: ServerWritten,
+    pub(super) batch_api: Option<BatchApiWritten>,
     /// `None` when `model` is there, but is no list of tables.
     pub(super) models: Option<Vec<ModelWritten>>,
 }
@@ -31,6 +32,17 @@ pub(super) struct ServerWritten {
     pub(super) write_timeout: Written<Duration>,
     pub(super) trust_tenant_header: Written<bool>,
     pub(super) worker_threads: Written<AutoOr<u32>>,
+}
+
+/// `[batch_api]`
+#[derive(Debug, Default)]
+pub(super) struct BatchApiWritten {
+    pub(super) directory: Written<String>,
+    pub(super) max_file_bytes: Written<u64>,
+    pub(super) max_stored_bytes: Written<u64>,
+    pub(super) max_lines: Written<u32>,
+    pub(super) max_concurrent_lines: Written<u32>,
+    pub(super) retention: Written<Duration>,
 }
 
 /// `[[model]]`
@@ -113,8 +125,9 @@ pub(super) fn read_file(text: &str, reading: &mut Reading) -> Option<File> {
     let tree = parse_toml(text, reading)?;
     let mut root = TableReader::open(&keys::ROOT, tree.get_ref(), 1, reading);
     let server = root.table("server").map(read_server).unwrap_or_default();
+    let batch_api = root.table("batch_api").map(read_batch_api);
     let models = root.list("model", read_model);
-    Some(File { server, models })
+    Some(File { server, batch_api, models })
 }
 
 fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
@@ -131,6 +144,17 @@ fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
         write_timeout: table.duration("write_timeout"),
         trust_tenant_header: table.boolean("trust_tenant_header"),
         worker_threads: table.integer_or_auto("worker_threads"),
+    }
+}
+
+fn read_batch_api(mut table: TableReader<'_, '_>) -> BatchApiWritten {
+    BatchApiWritten {
+        directory: table.text("directory"),
+        max_file_bytes: table.size("max_file_bytes"),
+        max_stored_bytes: table.size("max_stored_bytes"),
+        max_lines: table.integer("max_lines"),
+        max_concurrent_lines: table.integer("max_concurrent_lines"),
+        retention: table.duration("retention"),
     }
 }
 

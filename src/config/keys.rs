@@ -8,6 +8,10 @@ use super::plan::Protocol;
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 /// The shortest duration where zero would be a busy loop or an answer that never comes.
 const DURATION_MIN: Duration = Duration::from_millis(1);
+/// The longest time that anything may be kept: ten years.
+const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The shortest time that a file is kept: a caller must have the time to fetch it.
+const RETENTION_MIN: Duration = Duration::from_secs(3600);
 /// The largest count of anything: small enough that sums and products of two cannot overflow 64 bits.
 const COUNT_MAX: u64 = 1_000_000_000;
 
@@ -157,7 +161,7 @@ pub static ROOT: Table = Table {
     list: false,
     about: "The configuration of batchwise.",
     keys: &[],
-    tables: &[&SERVER, &MODEL],
+    tables: &[&SERVER, &BATCH_API, &MODEL],
     unsupported: &["auth", "tenant", "rate_limit", "cache", "telemetry"],
 };
 
@@ -238,6 +242,48 @@ static SERVER: Table = Table {
     ],
     tables: &[],
     unsupported: &["tls"],
+};
+
+static BATCH_API: Table = Table {
+    name: "batch_api",
+    place: "in [batch_api]",
+    path: "batch_api",
+    list: false,
+    about: "OpenAI's Batch API: /v1/files and /v1/batches, switched on by this table.",
+    keys: &[
+        Key::required(
+            "directory",
+            Kind::Text,
+            "Where files and batches are kept; made when it is not there, used by one process at a time.",
+        ),
+        Key::new(
+            "max_file_bytes",
+            Kind::Size(1, 1 << 40),
+            "\"200MB\"",
+            "The largest file that is taken.",
+        ),
+        Key::new(
+            "max_stored_bytes",
+            Kind::Size(1, 1 << 50),
+            "\"20GiB\"",
+            "Bytes of all files together; beyond it no further file is taken.",
+        ),
+        Key::new("max_lines", Kind::Integer(1, 10_000_000), "50000", "Requests in one batch."),
+        Key::new(
+            "max_concurrent_lines",
+            Kind::Integer(1, 65_536),
+            "256",
+            "Requests of batches that wait or run at once for one model; as many as it can use is learned.",
+        ),
+        Key::new(
+            "retention",
+            Kind::Duration(RETENTION_MIN, RETENTION_MAX),
+            "\"720h\"",
+            "How long files are kept, and batches after their end.",
+        ),
+    ],
+    tables: &[],
+    unsupported: &[],
 };
 
 static MODEL: Table = Table {

@@ -15,6 +15,8 @@ pub use super::address::{InstanceAddress, InstanceUrl};
 pub struct Plan {
     /// The listeners and their limits.
     pub server: ServerPlan,
+    /// The Batch API, where it is switched on.
+    pub batch_api: Option<BatchApiPlan>,
     /// The models in the order of the file: at least one, no name twice.
     pub models: Vec<ModelPlan>,
 }
@@ -65,6 +67,40 @@ impl Default for ServerPlan {
             write_timeout: Duration::from_secs(30),
             trust_tenant_header: false,
             worker_threads: None,
+        }
+    }
+}
+
+/// OpenAI's Batch API: files of requests that are answered when there is nothing more urgent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchApiPlan {
+    /// Where files and batches are kept.
+    pub directory: PathBuf,
+    /// Bytes of the largest file that is taken.
+    pub max_file_bytes: u64,
+    /// Bytes of all files together; at least `max_file_bytes`.
+    pub max_stored_bytes: u64,
+    /// Requests in one batch.
+    pub max_lines: u32,
+    /// Requests of batches that wait or run at once for one model.
+    pub max_concurrent_lines: u32,
+    /// How long files are kept, and batches after their end.
+    pub retention: Duration,
+    /// How long a batch may take: 24 hours, for the API knows no other time.
+    pub completion_window: Duration,
+}
+
+impl BatchApiPlan {
+    /// The defaults, with everything in `directory`.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            max_file_bytes: 200_000_000,
+            max_stored_bytes: 20 << 30,
+            max_lines: 50_000,
+            max_concurrent_lines: 256,
+            retention: Duration::from_secs(720 * 3600),
+            completion_window: Duration::from_secs(24 * 3600),
         }
     }
 }

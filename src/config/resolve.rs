@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::explain::{Problem, quote};
-use super::file::{BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten};
+use super::file::{
+    BatchApiWritten, BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten,
+};
 use super::instances::resolve_instances;
 use super::plan::{
-    BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+    BatchApiPlan, BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
     StreamPlan,
 };
 use super::units::{format_duration, format_size};
@@ -28,6 +30,7 @@ pub(super) const IN_MODEL: &str = "in [[model]]";
 /// Builds the plan; what breaks a rule is reported to `reading`. `base` is the folder of the file.
 pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -> Plan {
     let server = resolve_server(&file.server, reading);
+    let batch_api = file.batch_api.as_ref().map(|it| resolve_batch_api(it, base, reading));
     let written = file.models.as_deref().unwrap_or_default();
     if written.is_empty() && file.models.is_some() {
         let what = "a [[model]]".to_owned();
@@ -40,7 +43,7 @@ pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -
     }
     check_names(written, reading);
     let models = written.iter().map(|model| resolve_model(model, base, reading)).collect();
-    Plan { server, models }
+    Plan { server, batch_api, models }
 }
 
 fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan {
@@ -83,6 +86,38 @@ fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan 
         }
     }
     plan
+}
+
+fn resolve_batch_api(
+    written: &BatchApiWritten,
+    base: Option<&Path>,
+    reading: &mut Reading,
+) -> BatchApiPlan {
+    let directory = Path::new(written.directory.value().map_or("", String::as_str));
+    let directory = base.map_or_else(|| directory.to_owned(), |base| base.join(directory));
+    let default = BatchApiPlan::in_directory(directory);
+    let max_file_bytes = written.max_file_bytes.or(default.max_file_bytes);
+    if let Written::Given(stored, line) = written.max_stored_bytes
+        && stored < max_file_bytes
+        && !written.max_file_bytes.is_malformed()
+    {
+        let problem = Problem::Conflict {
+            key: "max_stored_bytes",
+            place: "in [batch_api]",
+            found: quote(&format_size(stored)),
+            conflict: format!("below `max_file_bytes` ({})", format_size(max_file_bytes)),
+            expected: "the largest file could never be kept; raise it".into(),
+        };
+        reading.report(Some(line), problem);
+    }
+    BatchApiPlan {
+        max_file_bytes,
+        max_stored_bytes: written.max_stored_bytes.or(default.max_stored_bytes.max(max_file_bytes)),
+        max_lines: written.max_lines.or(default.max_lines),
+        max_concurrent_lines: written.max_concurrent_lines.or(default.max_concurrent_lines),
+        retention: written.retention.or(default.retention),
+        ..default
+    }
 }
 
 /// Listeners that would take each other's port, each as the index (http, grpc, admin) of the later one.

@@ -128,6 +128,20 @@ impl Model {
     /// # Errors
     /// Why there is no answer.
     pub async fn call(&self, work: Work, terms: Terms, via: Via) -> Result<Served, Fault> {
+        self.call_within(self.plan.timeout, work, terms, via).await
+    }
+
+    /// The same for a caller who waits for as long as `longest`, whatever the model's time-out.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_within(
+        &self,
+        longest: Duration,
+        work: Work,
+        terms: Terms,
+        via: Via,
+    ) -> Result<Served, Fault> {
         let accepted = tokio::time::Instant::now();
         let terms = Arc::new(terms);
         let mut account = Account {
@@ -138,7 +152,8 @@ impl Model {
             accepted,
             settled: false,
         };
-        let outcome = self.answer(work, terms, accepted, account.priority).await;
+        let latest = accepted + longest;
+        let outcome = self.answer(work, terms, (accepted, latest), account.priority).await;
         account.settle(&outcome);
         outcome
     }
@@ -147,7 +162,7 @@ impl Model {
         &self,
         work: Work,
         terms: Arc<Terms>,
-        accepted: tokio::time::Instant,
+        (accepted, latest): (tokio::time::Instant, tokio::time::Instant),
         priority: u8,
     ) -> Result<Served, Fault> {
         if priority == 0 || priority > self.plan.priority_levels {
@@ -160,7 +175,6 @@ impl Model {
                 ),
             ));
         }
-        let latest = accepted + self.plan.timeout;
         let deadline = terms.deadline.map_or(latest, |own| own.min(latest));
         let Outline { track, key, rows, bytes, longest_tokens, affinity } = outline(&work);
         let ticket = Ticket {
@@ -358,6 +372,7 @@ impl Account<'_> {
             }
             FaultKind::InvalidRequest
             | FaultKind::UnknownModel
+            | FaultKind::UnknownObject
             | FaultKind::UnknownRoute
             | FaultKind::MethodNotAllowed
             | FaultKind::Unimplemented

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::reload::{ConfigStatus, ReloadError, Reloads};
 use crate::engine::{Model, ModelStatus, Models};
+use crate::jobs::{Jobs, JobsStatus};
 use crate::telemetry::Telemetry;
 
 /// What the handlers share.
@@ -21,11 +22,17 @@ struct AdminState {
     models: Arc<Models>,
     telemetry: Telemetry,
     reloads: Reloads,
+    jobs: Option<Arc<Jobs>>,
 }
 
 /// Every route of the admin port.
-pub fn router(models: Arc<Models>, telemetry: Telemetry, reloads: Reloads) -> Router {
-    let state = AdminState { models, telemetry, reloads };
+pub fn router(
+    models: Arc<Models>,
+    telemetry: Telemetry,
+    reloads: Reloads,
+    jobs: Option<Arc<Jobs>>,
+) -> Router {
+    let state = AdminState { models, telemetry, reloads, jobs };
     Router::new()
         .route("/", get(dashboard))
         .route("/healthz", get(healthz))
@@ -66,6 +73,9 @@ struct Status {
     draining: bool,
     config: ConfigStatus,
     models: Vec<ModelStatus>,
+    /// Absent while it is switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_api: Option<JobsStatus>,
 }
 
 async fn status(State(state): State<AdminState>) -> Response {
@@ -76,6 +86,7 @@ async fn status(State(state): State<AdminState>) -> Response {
         draining,
         config: state.reloads.status(),
         models: state.models.status().await,
+        batch_api: state.jobs.map(|jobs| jobs.status()),
     };
     ([(CACHE_CONTROL, "no-store")], axum::Json(status)).into_response()
 }
@@ -211,7 +222,7 @@ mod tests {
         let models = Arc::new(Models::start(vec![setup], &telemetry));
         let (_, status) = tokio::sync::watch::channel(ConfigStatus::default());
         let (reloads, _) = Reloads::new(status);
-        (router(Arc::clone(&models), telemetry, reloads), models)
+        (router(Arc::clone(&models), telemetry, reloads, None), models)
     }
 
     async fn get(pages: &Router, path: &str) -> (StatusCode, HeaderMap, String) {

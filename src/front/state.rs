@@ -11,6 +11,7 @@ use super::grpc::SERVICE_PATH;
 use crate::call::Fault;
 use crate::config::ServerPlan;
 use crate::engine::{Models, draining};
+use crate::jobs::Jobs;
 use crate::telemetry::{StrayMetrics, Telemetry};
 use crate::wire::intake::{Budget, Intake};
 
@@ -27,6 +28,8 @@ pub struct Front {
     pub read_timeout: Duration,
     /// Whether header `x-tenant-id` says who a call is from.
     pub trust_tenant_header: bool,
+    /// The Batch API, where it is switched on.
+    pub jobs: Option<Arc<Jobs>>,
     /// Counts the calls that end before their model is known.
     pub strays: Arc<StrayMetrics>,
 }
@@ -40,8 +43,15 @@ impl Front {
             budget: Budget::new(size(plan.max_buffered_bytes)),
             read_timeout: plan.read_timeout,
             trust_tenant_header: plan.trust_tenant_header,
+            jobs: None,
             strays: Arc::new(StrayMetrics::new(telemetry)),
         }
+    }
+
+    /// The same front with the Batch API, if there is one.
+    #[must_use]
+    pub fn with_jobs(self, jobs: Option<Arc<Jobs>>) -> Self {
+        Self { jobs, ..self }
     }
 
     /// The same front within other bounds. What is in memory is counted on.

@@ -7,6 +7,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
 use crate::call::Fault;
+use crate::jobs::Caller;
 
 const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
@@ -30,16 +31,36 @@ pub(super) fn tenant(headers: &HeaderMap, trust_header: bool) -> Result<Option<A
     Ok(headers.get(AUTHORIZATION).and_then(|value| stand_in(value.as_bytes())))
 }
 
-/// Stands for a credential where it may be shown. Hashed with a key that only this process has, so
-/// that neither a guessed credential can be verified by it nor two be made to meet.
-fn stand_in(authorization: &[u8]) -> Option<Arc<str>> {
-    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    // The scheme is written in any case: what follows it is the credential.
+/// Who asks for files and batches, which outlive this process and any stand-in that it makes up.
+///
+/// # Errors
+/// As [`tenant`].
+pub(super) fn caller(headers: &HeaderMap, trust_header: bool) -> Result<Caller<'_>, Fault> {
+    if trust_header && let Some(value) = headers.get(X_TENANT_ID) {
+        tenant(headers, trust_header)?;
+        return Ok(Caller::Tenant(value.to_str().map(str::trim).unwrap_or_default()));
+    }
+    let credential = headers.get(AUTHORIZATION).map(|value| credential(value.as_bytes()));
+    Ok(match credential {
+        None | Some([]) => Caller::Anybody,
+        Some(credential) => Caller::Credential(credential),
+    })
+}
+
+/// A credential without its scheme, which is written in any case.
+fn credential(authorization: &[u8]) -> &[u8] {
     let credential = match authorization.iter().position(u8::is_ascii_whitespace) {
         Some(end) => authorization.get(end..).unwrap_or_default(),
         None => authorization,
     };
-    let credential = credential.trim_ascii();
+    credential.trim_ascii()
+}
+
+/// Stands for a credential where it may be shown. Hashed with a key that only this process has, so
+/// that neither a guessed credential can be verified by it nor two be made to meet.
+fn stand_in(authorization: &[u8]) -> Option<Arc<str>> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let credential = credential(authorization);
     (!credential.is_empty()).then(|| format!("credential-{:016x}", KEY.hash_one(credential)).into())
 }
 
@@ -71,6 +92,20 @@ mod tests {
         assert_eq!(bearer("bearer  sk-secret"), Some(secret.clone()));
         assert_ne!(bearer("Bearer sk-other"), Some(secret));
         assert_eq!((bearer("Bearer "), bearer("")), (None, None));
+    }
+
+    #[test]
+    fn who_keeps_files_is_known_by_the_same_things() {
+        let headers = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+        let mut bearer = headers("Bearer sk-secret");
+        assert_eq!(caller(&bearer, true).unwrap(), Caller::Credential(b"sk-secret"));
+        assert_eq!(caller(&headers("Bearer "), true).unwrap(), Caller::Anybody);
+        bearer.insert(X_TENANT_ID, " team-a ".parse().unwrap());
+        assert_eq!(caller(&bearer, true).unwrap(), Caller::Tenant("team-a"));
+        assert_eq!(caller(&bearer, false).unwrap(), Caller::Credential(b"sk-secret"));
+        bearer.insert(X_TENANT_ID, "".parse().unwrap());
+        assert!(caller(&bearer, true).is_err());
+        assert_eq!(caller(&HeaderMap::new(), true).unwrap(), Caller::Anybody);
     }
 
     #[test]

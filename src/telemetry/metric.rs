@@ -34,12 +34,14 @@ pub enum Metric {
     LastReloadSuccess,
     BufferedBytes,
     GivenUp,
+    BatchApiBatches,
+    BatchApiLines,
     BuildInfo,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 21] = [
+    pub const ALL: [Metric; 23] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
@@ -60,6 +62,8 @@ impl Metric {
         Metric::LastReloadSuccess,
         Metric::BufferedBytes,
         Metric::GivenUp,
+        Metric::BatchApiBatches,
+        Metric::BatchApiLines,
         Metric::BuildInfo,
     ];
 
@@ -124,6 +128,12 @@ impl Metric {
                 "batchwise_given_up_total",
                 "Connections and streams that were ended because the caller did nothing",
             ),
+            Metric::BatchApiBatches => {
+                ("batchwise_batch_api_batches", "Batches of the Batch API that are kept")
+            }
+            Metric::BatchApiLines => {
+                ("batchwise_batch_api_lines_total", "Requests of batches, by what became of them")
+            }
             Metric::BuildInfo => ("batchwise_build_info", "1, with the version as a label"),
         }
     }
@@ -182,7 +192,8 @@ impl Telemetry {
                 | Metric::Retries
                 | Metric::Tokens
                 | Metric::Reloads
-                | Metric::GivenUp => {
+                | Metric::GivenUp
+                | Metric::BatchApiLines => {
                     self.recorder.describe_counter(name, Some(Unit::Count), text);
                 }
                 Metric::QueueDepth
@@ -191,6 +202,7 @@ impl Telemetry {
                 | Metric::InstanceInflight
                 | Metric::LastReloadSuccess
                 | Metric::BufferedBytes
+                | Metric::BatchApiBatches
                 | Metric::BuildInfo => self.recorder.describe_gauge(name, None, text),
                 _ => self.recorder.describe_histogram(name, None, text),
             }

@@ -3,6 +3,7 @@
 //! The hot path touches handles only; names and labels are put together when a model is set up.
 //! Labels never carry what a caller chose freely.
 
+mod batch_api;
 mod log;
 mod metric;
 mod model;
@@ -12,6 +13,7 @@ mod shown;
 mod stray;
 mod throttle;
 
+pub use batch_api::BatchApiMetrics;
 pub use log::{LogFormat, init as init_log};
 pub use metric::{GivenUp, Metric, Telemetry};
 pub use model::{InstanceMetrics, ModelMetrics, OUTCOMES, Via};

@@ -20,10 +20,12 @@ pub enum Via {
     V1,
     /// OpenAI.
     OpenAi,
+    /// A line of a batch of OpenAI's Batch API.
+    BatchApi,
 }
 
 impl Via {
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 5;
 
     /// Its label.
     pub const fn label(self) -> &'static str {
@@ -32,16 +34,18 @@ impl Via {
             Via::Http => "kserve-http",
             Via::V1 => "kserve-v1",
             Via::OpenAi => "openai",
+            Via::BatchApi => "openai-batch",
         }
     }
 }
 
 /// What may become of a call: `ok`, `cancelled`, or the reason of its fault.
-pub const OUTCOMES: [&str; 18] = [
+pub const OUTCOMES: [&str; 19] = [
     "ok",
     "cancelled",
     "invalid_request",
     "unknown_model",
+    "unknown_object",
     "unknown_route",
     "method_not_allowed",
     "unsupported",

@@ -12,6 +12,7 @@ pub mod openai;
 pub mod parameters;
 pub mod pb;
 pub mod predict;
+pub mod problem;
 mod reply_error;
 pub mod status;
 pub mod v2;

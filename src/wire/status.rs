@@ -55,6 +55,9 @@ pub fn of_kind(kind: FaultKind) -> Status {
             "unknown_model",
             false,
         ),
+        FaultKind::UnknownObject => {
+            status(H::NOT_FOUND, Code::NotFound, invalid, None, "unknown_object", false)
+        }
         FaultKind::UnknownRoute => status(
             H::NOT_FOUND,
             Code::Unimplemented,

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use batchwise::config::{
-    BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan, InstanceUrl,
-    ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan, load,
+    BatchApiPlan, BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan,
+    InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan, load,
 };
 
 use crate::{files, folder};
@@ -47,6 +47,7 @@ fn a_minimal_file_gets_every_default() {
             trust_tenant_header: false,
             worker_threads: None,
         },
+        batch_api: None,
         models: vec![ModelPlan {
             name: "m".into(),
             protocol: Protocol::Embedded,
@@ -114,6 +115,15 @@ fn every_option_reaches_its_place_in_the_plan() {
             trust_tenant_header: true,
             worker_threads: Some(3),
         },
+        batch_api: Some(BatchApiPlan {
+            directory: "/srv/batches".into(),
+            max_file_bytes: 1_000_000,
+            max_stored_bytes: 1 << 30,
+            max_lines: 77,
+            max_concurrent_lines: 5,
+            retention: Duration::from_secs(48 * 3600),
+            completion_window: Duration::from_secs(86_400),
+        }),
         models: vec![ModelPlan {
             name: "team/resnet50".into(),
             protocol: Protocol::KserveHttp,
@@ -197,6 +207,16 @@ fn a_batch_size_of_zero_means_no_batch_axis_as_in_triton() {
     assert_eq!((model(0).batching, model(0).max_batch_size), (false, Some(1)));
     assert_eq!((model(1).batching, model(1).max_batch_size), (true, Some(1)));
     assert_eq!((model(8).batching, model(8).max_batch_size), (true, Some(8)));
+}
+
+#[test]
+fn a_relative_directory_starts_at_the_folder_of_the_file() {
+    let text = "[batch_api]\ndirectory = 'kept'\nmax_file_bytes = '30GiB'\n[[model]]\n\
+                name = 'm'\nprotocol = 'embedded'\ninstances = ['echo']\n";
+    let plan = Plan::parse(text, Path::new("/etc/batchwise/models.toml")).unwrap();
+    let plan = plan.batch_api.unwrap();
+    assert_eq!(plan.directory, Path::new("/etc/batchwise/kept"));
+    assert_eq!(plan.max_stored_bytes, 30 << 30, "room for the largest file");
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl Unread {
         (parts, Self { body: Some(body), is_through: false })
     }
 
+    /// The body itself, for who reads it as it comes.
+    pub(super) fn take(&mut self) -> Body {
+        self.body.take().unwrap_or_default()
+    }
+
     /// Reads it, at most `most` bytes, also after decompression. What comes with it is the memory
     /// that it takes, to be held as long as it is.
     ///

@@ -9,6 +9,7 @@
 mod body;
 mod find;
 mod heavy;
+mod jobs;
 mod openai;
 mod problem;
 mod reply;
@@ -55,6 +56,7 @@ pub fn router(front: &Front) -> Router {
     });
     Router::new()
         .merge(v2::routes())
+        .merge(jobs::routes())
         .route("/v1/models", get(openai::list_models))
         .route("/v1/models/{*rest}", get(v1::model).post(v1::predict))
         .route("/v1/embeddings", post(openai::embeddings))
