@@ -8,7 +8,8 @@
 //! needs to know nothing of what the model is.
 //!
 //! Answers that wait nowhere here (chat and completions go to engines that batch by themselves) say
-//! nothing by waiting. For them the window climbs: a quarter more, kept if more came out of it.
+//! nothing by waiting. For them the window climbs: a quarter more, kept if more came out of it; a fifth
+//! less, kept if no less came out of it.
 
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ const MOST_WAITED: u32 = 2;
 /// Waits below this say nothing.
 const UNNOTICED: Duration = Duration::from_millis(2);
 /// Answers whose mean means something.
-const LEAST_ANSWERS: u32 = 16;
-/// How much more must come out of a quarter more lines at once.
-const LEAST_GAIN: f64 = 1.05;
-/// Rounds without another attempt after one that gained nothing.
-const RESTS: u32 = 8;
+const LEAST_ANSWERS: u32 = 32;
+/// The part by which the rate must change to count.
+const NOTICED: f64 = 0.05;
+/// Rounds without a step after one that was taken back.
+const RESTS: u32 = 2;
 
 /// How many lines a model can use at once. Time is an argument.
 #[derive(Debug)]
@@ -87,13 +88,15 @@ impl Window {
     }
 }
 
-/// Looks for the size from which on more at once gives no more answers in the same time.
+/// Looks for the size from which on more at once gives no more answers in the same time: goes up
+/// while that gains, then down while that loses nothing, and so on.
 #[derive(Debug, Default)]
 struct Climb {
     /// Answers since the size last changed.
     answers: u32,
     taken: Duration,
-    /// Answers in a unit of time at the size before, and that size.
+    goes_up: bool,
+    /// Answers in a unit of time before the last step, and the size then.
     before: Option<(f64, u32)>,
     /// Rounds until the next step.
     rests: u32,
@@ -115,20 +118,26 @@ impl Climb {
         let mean = self.taken.as_secs_f64() / f64::from(settled);
         let rate = f64::from(size) / mean.max(f64::MIN_POSITIVE);
         (self.answers, self.taken) = (0, Duration::ZERO);
-        match self.before {
-            Some((before, smaller)) if smaller < size && rate < before * LEAST_GAIN => {
-                (self.before, self.rests) = (None, RESTS);
-                Some(smaller)
+        match self.before.take().filter(|(_, before)| *before != size) {
+            Some((before, _)) if rate >= before * self.least_kept() => {}
+            Some((_, before)) => {
+                self.rests = RESTS;
+                return Some(before);
             }
-            _ if self.rests > 0 => {
+            None if self.rests > 0 => {
                 self.rests -= 1;
-                None
+                return None;
             }
-            _ => {
-                self.before = Some((rate, size));
-                Some(size + size.div_ceil(4))
-            }
+            None => self.goes_up = !self.goes_up,
         }
+        self.before = Some((rate, size));
+        let step = size.div_ceil(if self.goes_up { 4 } else { 5 });
+        Some(if self.goes_up { size + step } else { size.saturating_sub(step) })
+    }
+
+    /// What must be left of the rate for a step to be kept.
+    fn least_kept(&self) -> f64 {
+        if self.goes_up { 1.0 + NOTICED } else { 1.0 - NOTICED }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod model_server;
 
 mod bad_input;
+mod batch_api;
 mod cancel;
 mod everything;
 mod faults;
