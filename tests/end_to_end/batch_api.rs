@@ -1,6 +1,7 @@
 //! OpenAI's Batch API: files in, batches run, files out.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ const EMBEDDINGS: &str = "/v1/embeddings";
 const CHAT: &str = "/v1/chat/completions";
 
 /// A folder that is removed in the end.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::hash::{BuildHasher as _, RandomState};
         let name = format!("batchwise-batch-api-{:016x}", RandomState::new().hash_one(0));
         let path = std::env::temp_dir().join(name);
@@ -40,9 +41,9 @@ impl Drop for Folder {
     }
 }
 
-struct Reply {
+pub(crate) struct Reply {
     status: StatusCode,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl Reply {
@@ -50,7 +51,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
     }
 
-    fn ok(self) -> Value {
+    pub(crate) fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{:?}", self.body);
         self.json()
     }
@@ -91,18 +92,7 @@ impl Office {
     }
 
     async fn send(&self, method: Method, path: &str, key: &str, body: (&str, Bytes)) -> Reply {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.proxy.http))
-            .header("authorization", format!("Bearer {key}"))
-            .header("content-type", body.0)
-            .body(Full::new(body.1))
-            .unwrap();
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let response = tokio::time::timeout(BOUND, client.request(request)).await.unwrap().unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Reply { status: parts.status, body }
+        request(self.proxy.http, method, path, key, body).await
     }
 
     async fn get(&self, path: &str) -> Reply {
@@ -150,6 +140,28 @@ impl Office {
     }
 }
 
+/// Sends a request with a credential and a body of a type.
+pub(crate) async fn request(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    key: &str,
+    body: (&str, Bytes),
+) -> Reply {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://{to}{path}"))
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", body.0)
+        .body(Full::new(body.1))
+        .unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let response = tokio::time::timeout(BOUND, client.request(request)).await.unwrap().unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Reply { status: parts.status, body }
+}
+
 fn plan(keys: &str, folder: &Path, server: &ModelServer) -> Plan {
     let address = server.http_address();
     let any = "127.0.0.1:0";
@@ -177,7 +189,7 @@ async fn open(plan: &Plan) -> Running {
     proxy
 }
 
-fn form(fields: &[(&str, &str)], filename: &str, content: &[u8]) -> (String, Bytes) {
+pub(crate) fn form(fields: &[(&str, &str)], filename: &str, content: &[u8]) -> (String, Bytes) {
     const BOUNDARY: &str = "a-boundary-of-a-form";
     let mut body = Vec::new();
     for (name, value) in fields {
@@ -196,7 +208,7 @@ fn form(fields: &[(&str, &str)], filename: &str, content: &[u8]) -> (String, Byt
     (format!("multipart/form-data; boundary={BOUNDARY}"), body.into())
 }
 
-fn line(custom_id: &str, endpoint: &str, body: &Value) -> String {
+pub(crate) fn line(custom_id: &str, endpoint: &str, body: &Value) -> String {
     let line = json!({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body});
     format!("{line}\n")
 }

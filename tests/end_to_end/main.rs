@@ -12,6 +12,7 @@ pub mod model_server;
 
 mod bad_input;
 mod batch_api;
+mod batch_api_crash;
 mod cancel;
 mod everything;
 mod faults;
