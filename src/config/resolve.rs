@@ -13,8 +13,8 @@ use super::file::{
 };
 use super::instances::resolve_instances;
 use super::plan::{
-    BatchApiPlan, BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
-    StreamPlan,
+    BatchApiPlan, BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan,
+    ServerPlan, StreamPlan,
 };
 use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};

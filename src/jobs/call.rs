@@ -13,12 +13,12 @@ use super::endpoint::Endpoint;
 use super::result_line::on_one_line;
 use crate::call::{
     Answer, Fault, FaultKind, Refusal, RelayAnswer, RelayBody, RelayRequest, Served, Terms, Timing,
-    Work,
+    Usage, Work,
 };
 use crate::engine::{Model, Models};
 use crate::telemetry::Via;
 use crate::wire::openai::{
-    ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
+    ParsedEmbeddings, UsageScan, parse_embeddings, parse_generation, write_embeddings_reply,
 };
 
 /// How long a line may wait and run in one call. Even the least urgent call is cut within a minute,
@@ -66,6 +66,10 @@ pub(super) async fn ask(
     let (status, body) = match answer {
         Answer::Items(answer) => {
             let known_as = &model.plan().upstream_name;
+            if let Some(Usage { prompt_tokens, total_tokens }) = answer.usage {
+                let completion = total_tokens.saturating_sub(prompt_tokens);
+                model.metrics().count_tokens(prompt_tokens, completion);
+            }
             let body = write_embeddings_reply(&asked.name, known_as, &answer, asked.wants_base64);
             let body = body.map_err(|error| Fault::new(FaultKind::Upstream, error.to_string()))?;
             (StatusCode::OK, body.to_bytes())
@@ -73,11 +77,13 @@ pub(super) async fn ask(
         Answer::Relay(answer) => {
             let left = longest.saturating_sub(began.elapsed());
             let read = tokio::time::timeout(left, read_relayed(answer)).await;
-            read.map_err(|_| Fault::deadline(began.elapsed()))??
+            let (status, body) = read.map_err(|_| Fault::deadline(began.elapsed()))??;
+            count_tokens(model, &body);
+            (status, body)
         }
         Answer::Infer(_) => return Err(not_json()),
     };
-    let body = on_one_line(body).ok_or_else(not_json)?;
+    let body = on_one_line(&body).ok_or_else(not_json)?;
     Ok(LineAnswer { status, body, waited, took: began.elapsed().saturating_sub(waited) })
 }
 
@@ -109,7 +115,14 @@ impl Asked {
             if *known_as == parsed.model { body } else { parsed.with_model(&body, known_as) };
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
-        let work = Work::Relay(RelayRequest { path, headers, body, stream: parsed.stream });
+        let work = Work::Relay(RelayRequest {
+            path,
+            headers,
+            body,
+            stream: parsed.stream,
+            affinity: parsed.affinity,
+            with_usage: None,
+        });
         Ok(Self { model, name: parsed.model, work, wants_base64: false })
     }
 }
@@ -121,8 +134,17 @@ fn find(models: &Models, name: &str) -> Result<std::sync::Arc<Model>, Fault> {
     })
 }
 
+/// Counts what a whole answer cost, where it says so.
+fn count_tokens(model: &Model, body: &[u8]) {
+    let mut scan = UsageScan::default();
+    scan.feed(body);
+    if let Some(usage) = scan.found() {
+        model.metrics().count_tokens(usage.prompt, usage.completion);
+    }
+}
+
 async fn read_relayed(answer: RelayAnswer) -> Result<(StatusCode, Bytes), Fault> {
-    let RelayAnswer { status, headers, body } = answer;
+    let RelayAnswer { status, headers, body, .. } = answer;
     let body = read_whole(body).await?;
     if status.is_success() {
         return Ok((status, body));

@@ -15,6 +15,7 @@ use super::owner::Owner;
 use super::record::{Input, Record};
 use super::requests::{Jobs, MOST_BATCHES, internal};
 use super::state::State;
+use super::upload::KEEP_SECONDS;
 use super::{disk, id};
 use crate::call::{Fault, FaultKind};
 
@@ -23,8 +24,8 @@ const WINDOW: &str = "24h";
 const MOST_PAIRS: usize = 16;
 const LONGEST_KEY: usize = 64;
 const LONGEST_VALUE: usize = 512;
-/// Seconds that an output may be asked to be kept: an hour to 30 days, as OpenAI has it.
-pub(super) const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 3600..=2_592_000;
+/// Batches of one owner that have not ended.
+const MOST_UNFINISHED: usize = 1000;
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -43,9 +44,7 @@ impl Jobs {
     pub async fn create(&self, owner: &Owner, body: &[u8]) -> Result<BatchObject, Fault> {
         let record = self.plan_batch(owner, body)?;
         let id = record.id.clone();
-        if self.lock().len() >= MOST_BATCHES {
-            return Err(too_many());
-        }
+        self.make_room(owner).await?;
         let folder = self.folder(&id);
         let written = disk::blocking(move || {
             std::fs::create_dir(&folder)?;
@@ -60,6 +59,30 @@ impl Jobs {
         // The runner has ended: whoever runs next finds the batch on the disk.
         drop(self.wake.try_send(Arc::clone(&job)));
         Ok(job.object())
+    }
+
+    /// Makes room for one more batch: that which ended first goes, whoever's it is.
+    async fn make_room(&self, owner: &Owner) -> Result<(), Fault> {
+        let (count, unfinished, oldest) = {
+            let jobs = self.lock();
+            let records = || jobs.values().map(|job| job.record());
+            let is_open = |record: &Arc<Record>| !record.state.status.is_final();
+            let unfinished = records().filter(|it| is_open(it) && it.owner == *owner).count();
+            let ended = records().filter(|it| !is_open(it));
+            (jobs.len(), unfinished, ended.min_by_key(|record| record.state.ended_at()))
+        };
+        if unfinished >= MOST_UNFINISHED {
+            return Err(too_many("you have as many unfinished batches as you may"));
+        }
+        if count < MOST_BATCHES {
+            return Ok(());
+        }
+        let oldest = oldest.ok_or_else(|| too_many("there are as many batches as there may be"))?;
+        let folder = self.folder(&oldest.id);
+        let removed = disk::blocking(move || disk::remove_folder(&folder)).await;
+        removed.map_err(|error| internal("remove a batch", &error))?;
+        self.forget(&oldest);
+        Ok(())
     }
 
     fn plan_batch(&self, owner: &Owner, body: &[u8]) -> Result<Record, Fault> {
@@ -112,8 +135,7 @@ impl Jobs {
     }
 }
 
-fn too_many() -> Fault {
-    let message = format!("there are {MOST_BATCHES} batches; the oldest go in time");
+fn too_many(message: &'static str) -> Fault {
     Fault::new(FaultKind::QueueFull, message).with_retry_after(Duration::from_secs(60))
 }
 

@@ -97,7 +97,8 @@ fn read_chunk(mut reading: Reading, mut memory: OwnedSemaphorePermit) -> io::Res
     let requests = wanted.into_iter().map(|(number, line)| {
         let line = Bytes::from(line);
         // It was looked through before the batch began.
-        let request = RequestLine::parse(&line, reading.input.endpoint).map_err(changed)?;
+        let request =
+            RequestLine::parse(&line, reading.input.endpoint).map_err(|error| changed(&error))?;
         Ok(Request {
             number,
             custom_id: request.custom_id.clone().into_owned(),
@@ -109,7 +110,7 @@ fn read_chunk(mut reading: Reading, mut memory: OwnedSemaphorePermit) -> io::Res
     Ok((requests, (!is_done).then_some(reading)))
 }
 
-fn changed(error: record::LineError) -> io::Error {
+fn changed(error: &record::LineError) -> io::Error {
     let message = format!("the input has changed since it was looked through: {}", error.message);
     io::Error::new(io::ErrorKind::InvalidData, message)
 }

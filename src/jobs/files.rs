@@ -73,7 +73,13 @@ impl FileStore {
                 _ => {}
             }
         }
-        records.retain(|id, record| contents.get(id).is_some_and(|length| *length == record.bytes));
+        records.retain(|id, record| {
+            let is_whole = contents.get(id) == Some(&record.bytes);
+            if !is_whole {
+                tracing::warn!(id, "the content of a file is not there, or not whole");
+            }
+            is_whole
+        });
         let orphans = contents.keys().filter(|id| !records.contains_key(*id));
         for orphan in orphans.filter(|id| !awaited.contains(*id)) {
             disk::remove(&folder.join(orphan))?;

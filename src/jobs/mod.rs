@@ -53,4 +53,4 @@ pub use open::OpenError;
 pub use owner::{Caller, Owner};
 pub use requests::{Jobs, JobsStatus};
 pub use runner::Runner;
-pub use upload::{FileTerms, Upload};
+pub use upload::{FileTerms, KEEP_SECONDS, Upload};

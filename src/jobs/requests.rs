@@ -19,6 +19,7 @@ use super::job::Job;
 use super::list::{List, Page, page};
 use super::object::{BatchObject, Deleted, FileObject};
 use super::owner::{Caller, Owner, OwnerKey};
+use super::record::Record;
 use super::state::Status;
 use super::upload::Upload;
 use crate::call::{Fault, FaultKind};
@@ -30,6 +31,8 @@ use crate::telemetry::BatchApiMetrics;
 pub(super) const MOST_BATCHES: usize = 10_000;
 /// Files that are kept at once.
 const MOST_FILES: usize = 100_000;
+/// Unfinished batches that operators are shown.
+const MOST_SHOWN: usize = 100;
 /// How long a cancelled batch is waited for before its owner is answered.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,7 +74,7 @@ pub struct JobsStatus {
     files: usize,
     /// Batches that are kept, by their status.
     batches: BTreeMap<&'static str, usize>,
-    /// Those that have not ended.
+    /// Those that have not ended, or some of them.
     unfinished: Vec<Unfinished>,
 }
 
@@ -241,7 +244,7 @@ impl Jobs {
             let record = job.record();
             let status = record.state.status;
             *batches.entry(status.name()).or_default() += 1;
-            if !status.is_final() {
+            if !status.is_final() && unfinished.len() < MOST_SHOWN {
                 let (completed, failed) = job.counts();
                 unfinished.push(Unfinished {
                     id: record.id.clone(),
@@ -284,15 +287,18 @@ impl Jobs {
         for record in ended {
             let over = record.state.ended_at().is_some_and(|at| at.saturating_add(keep) <= now);
             if over {
-                match std::fs::remove_dir_all(self.folder(&record.id)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                self.lock().remove(&record.id);
-                self.metrics.left(record.state.status.name());
+                disk::remove_folder(&self.folder(&record.id))?;
+                self.forget(&record);
             }
         }
         Ok(())
+    }
+
+    /// A batch that has ended is no more.
+    pub(super) fn forget(&self, record: &Record) {
+        if self.lock().remove(&record.id).is_some() {
+            self.metrics.left(record.state.status.name());
+        }
     }
 }
 

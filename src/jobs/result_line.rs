@@ -76,8 +76,8 @@ pub(super) fn number_of(head: &[u8], tag: &str) -> Option<u32> {
 }
 
 /// JSON on one line, every other byte as it was; `None` when it is none.
-pub(super) fn on_one_line(body: Bytes) -> Option<Bytes> {
-    let text = std::str::from_utf8(&body).ok()?.trim_ascii();
+pub(super) fn on_one_line(body: &Bytes) -> Option<Bytes> {
+    let text = std::str::from_utf8(body).ok()?.trim_ascii();
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     if !text.bytes().any(|byte| byte < 0x20) {
         return Some(body.slice_ref(text.as_bytes()));
@@ -118,11 +118,11 @@ mod tests {
 
     #[test]
     fn a_body_comes_on_one_line_or_not_at_all() {
-        let one = |text: &'static str| on_one_line(Bytes::from_static(text.as_bytes()));
+        let one = |text: &'static str| on_one_line(&Bytes::from_static(text.as_bytes()));
         assert_eq!(one("{\"a\": 1.00}\n").unwrap(), "{\"a\": 1.00}");
         assert_eq!(one("{\n\t\"a\":\r\n \"b\\n\"}").unwrap(), "{  \"a\":   \"b\\n\"}");
         assert_eq!(one("not json"), None);
         assert_eq!(one("{\"a\":\"\n\"}"), None);
-        assert_eq!(on_one_line(Bytes::from_static(b"\"\xff\"")), None);
+        assert_eq!(on_one_line(&Bytes::from_static(b"\"\xff\"")), None);
     }
 }

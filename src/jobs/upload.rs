@@ -14,6 +14,8 @@ use super::requests::internal;
 use super::{disk, id};
 use crate::call::{Fault, FaultKind};
 
+/// Seconds that a file may be asked to be kept: an hour to 30 days, as OpenAI has it.
+pub const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 3600..=2_592_000;
 /// Characters of the longest name that is kept of a file.
 const LONGEST_NAME: usize = 255;
 

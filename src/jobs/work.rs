@@ -18,7 +18,7 @@ use super::gate::{Gate, Pass};
 use super::job::{Interrupt, Job};
 use super::record::Record;
 use super::requests::Jobs;
-use super::result_line::{Outcome, request_id};
+use super::result_line::{Outcome, on_one_line, request_id};
 use super::results::{Group, Results};
 use super::retry::{Tries, Verdict};
 use super::run::interrupt;
@@ -197,7 +197,7 @@ async fn ask_until_answered(
 }
 
 fn failed(fault: &Fault) -> Outcome {
-    let body = super::result_line::on_one_line(openai_body(fault).into());
+    let body = on_one_line(&openai_body(fault).into());
     Outcome::Failed(http_status(fault), body.unwrap_or_else(|| "{}".into()))
 }
 

@@ -520,3 +520,29 @@ async fn it_is_off_unless_switched_on_and_one_process_has_a_directory() {
     }
     office.upload("x").await.error(404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_lines_wait_and_live_calls_go_before_them() {
+    let service = ServiceTime::linear(Duration::from_millis(10), Duration::ZERO);
+    let settings = Settings { service, max_batch_size: 8, ..Settings::default() };
+    let office = Office::new("", settings).await;
+    let batch = office.begin(EMBEDDINGS, &embed(0..2000)).await;
+    let completed =
+        async || office.batch(&batch["id"]).await["request_counts"]["completed"].as_u64().unwrap();
+    eventually(async || completed().await > 400).await;
+    let mut waits = Vec::new();
+    for index in 0..40 {
+        let status = office.proxy.models.get("embed").unwrap().status().await.unwrap();
+        // 256 lines could: eight batches are under way or wait at most.
+        assert!(status.waiting.iter().sum::<u32>() <= 64, "{:?}", status.waiting);
+        let began = std::time::Instant::now();
+        let call = json!({"model": "embed", "input": format!("live {index}")});
+        office.post(EMBEDDINGS, &call).await.ok();
+        waits.push(began.elapsed());
+    }
+    assert!(completed().await < 2000, "the batch ran all the time");
+    waits.sort();
+    assert!(waits[20] < Duration::from_millis(60), "{waits:?}");
+    let done = office.until(&batch["id"], "completed").await;
+    assert_eq!(done["request_counts"]["completed"], 2000);
+}

@@ -117,8 +117,9 @@ async fn each_line_is_answered_once_though_the_process_is_killed_again_and_again
     let batch = post("/v1/batches", "application/json", wanted.to_string().into()).await;
     let batch = batch["id"].as_str().unwrap();
 
-    let mut least = 0;
+    let (mut least, mut killed_at_work) = (0, 0);
     for _ in 0..4 {
+        killed_at_work += u32::from(process.progress(batch).await.1 != "completed");
         process.kill();
         process = Batchwise::start(&config);
         least += 1 + random(LINES as u64 / 4);
@@ -128,6 +129,7 @@ async fn each_line_is_answered_once_though_the_process_is_killed_again_and_again
         })
         .await;
     }
+    assert!(killed_at_work >= 2, "the batch was done before it could be disturbed");
     let done = async || process.progress(batch).await.1 == "completed";
     tokio::time::timeout(3 * BOUND, async { while !done().await {} }).await.unwrap();
 

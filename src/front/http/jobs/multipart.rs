@@ -9,13 +9,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt as _;
 use multer::{Constraints, Field, Multipart, SizeLimit};
 
 use super::super::body::Unread;
 use crate::call::{Fault, FaultKind};
-use crate::jobs::{FileObject, FileTerms, Jobs, Owner, Upload};
+use crate::jobs::{FileObject, FileTerms, Jobs, KEEP_SECONDS, Owner, Upload};
 use crate::wire::intake::Intake;
 
 /// Bytes of all that comes beside the file.
@@ -26,8 +26,6 @@ const LONGEST_UNREAD: u64 = 4 << 20;
 const LONGEST_TEXT: u64 = 1 << 10;
 /// Parts of a form; there is use for four.
 const MOST_FIELDS: usize = 16;
-/// Seconds that a file may be asked to be kept: an hour to 30 days, as OpenAI has it.
-const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 3600..=2_592_000;
 
 /// What a form said so far.
 #[derive(Default)]
@@ -53,7 +51,12 @@ pub(super) async fn receive(
 ) -> Result<FileObject, Fault> {
     let boundary = boundary(headers)?;
     let most = jobs.max_file_bytes();
-    let limits = SizeLimit::new().whole_stream(most.saturating_add(LONGEST_REST));
+    let most_in_all = most.saturating_add(LONGEST_REST);
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|announced: u64| announced > most_in_all) {
+        return Err(too_large(most));
+    }
+    let limits = SizeLimit::new().whole_stream(most_in_all);
     let constraints = Constraints::new().size_limit(limits);
     let used = Arc::new(AtomicU64::new(0));
     let frames = Frames::of(body.take(), intake, Arc::clone(&used));
@@ -170,12 +173,14 @@ fn wrong(error: multer::Error, most: u64) -> Fault {
             Ok(fault) => *fault,
             Err(error) => Fault::invalid("body", format!("the body broke off: {error}")),
         },
-        multer::Error::StreamSizeExceeded { .. } => {
-            let message = format!("the file is larger than {most} bytes (max_file_bytes)");
-            Fault::new(FaultKind::TooLarge, message).with_field("file")
-        }
+        multer::Error::StreamSizeExceeded { .. } => too_large(most),
         error => Fault::invalid("body", format!("the form cannot be read: {error}")),
     }
+}
+
+fn too_large(most: u64) -> Fault {
+    let message = format!("the file is larger than {most} bytes (max_file_bytes)");
+    Fault::new(FaultKind::TooLarge, message).with_field("file")
 }
 
 /// The body of a request, a frame at a time.
@@ -193,25 +198,17 @@ struct Frames {
 impl Frames {
     fn of(body: Body, intake: &Intake, used: Arc<AtomicU64>) -> Self {
         let patience = intake.patience();
-        let frames = stream::unfold((body, patience), |(mut body, mut patience)| async move {
-            loop {
-                let frame = match patience.wait(body.frame()).await {
-                    Ok(frame) => frame?,
-                    Err(fault) => return Some((Err(fault), (Body::empty(), patience))),
-                };
-                let data = match frame {
-                    Ok(frame) => frame.into_data(),
-                    Err(error) => {
-                        let message = format!("the body broke off: {error}");
-                        let fault = Fault::invalid("body", message);
-                        return Some((Err(fault), (Body::empty(), patience)));
-                    }
-                };
-                if let Ok(data) = data {
+        let frames = stream::try_unfold((body, patience), async |(mut body, mut patience)| {
+            while let Some(frame) = patience.wait(body.frame()).await? {
+                let frame = frame.map_err(|error| {
+                    Fault::invalid("body", format!("the body broke off: {error}"))
+                })?;
+                if let Ok(data) = frame.into_data() {
                     patience.got(data.len());
-                    return Some((Ok(data), (body, patience)));
+                    return Ok(Some((data, (body, patience))));
                 }
             }
+            Ok(None)
         });
         Self { frames: frames.boxed(), given: 0, used, is_paused: false }
     }
