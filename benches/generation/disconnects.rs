@@ -66,13 +66,7 @@ async fn leave(scene: &Scene, point: Point) -> Result<Duration, Failure> {
     });
     match point {
         Point::Queued => {
-            while scene
-                .proxy
-                .metric("batchwise_queue_depth")
-                .await?
-                .iter()
-                .all(|(_, depth)| *depth == 0.0)
-            {
+            while !waits(scene).await? {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -85,6 +79,12 @@ async fn leave(scene: &Scene, point: Point) -> Result<Duration, Failure> {
     drop(task.await);
     let went = Instant::now();
     if let Some(first) = first {
+        while waits(scene).await? {
+            if went.elapsed() > PATIENCE {
+                return Err("a caller that has gone still waits".into());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         drop(first.await?);
         until(|| scene.engine.sequences() == 0).await?;
         // The one that waited was never sent.
@@ -106,6 +106,12 @@ async fn leave(scene: &Scene, point: Point) -> Result<Duration, Failure> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(took)
+}
+
+/// Whether a call waits in the proxy.
+async fn waits(scene: &Scene) -> Result<bool, Failure> {
+    let depth = scene.proxy.metric("batchwise_queue_depth").await?;
+    Ok(depth.iter().any(|(_, depth)| *depth > 0.0))
 }
 
 async fn until(mut condition: impl FnMut() -> bool) -> Result<(), Failure> {

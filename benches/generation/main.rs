@@ -150,8 +150,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             done.waiting_p95
         ))?;
     }
-    let scene = Scene::start(arguments, "").await?;
-    let done = scene.bulk_only(arguments).await;
+    let done = Scene::start(arguments, "").await?.bulk_only(arguments).await;
     let rate = done.tokens as f64 / arguments.length().as_secs_f64();
     verdicts.hold(
         "use of the best fixed limit, bulk only",

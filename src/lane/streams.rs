@@ -18,8 +18,10 @@ const START: u32 = 16;
 const MOST: u32 = 1024;
 /// Below it the limit moves by one.
 const SMALL: u32 = 10;
-/// What waits in the engine and is no reason to send less: the next one, ready when one ends.
-const READY: u32 = 1;
+/// Where the engine says what waits, the limit moves by this part of it.
+const FINE: u32 = 32;
+/// How often in a row an engine must have said that requests wait before that is a queue.
+const LASTING: usize = 3;
 /// A first event that takes so many times the usual has waited for a place.
 const QUEUED: f64 = 3.0;
 /// And so many milliseconds more at least.
@@ -79,6 +81,8 @@ pub(super) struct StreamLimit {
     /// Milliseconds until the first event where nothing waits; 0 while that is not known.
     usual: f64,
     load: Option<(Instant, EngineLoad)>,
+    /// How many waited in the engine by what it said last, at this limit.
+    waits: [Option<u32>; LASTING],
 }
 
 impl StreamLimit {
@@ -97,6 +101,7 @@ impl StreamLimit {
             pause: FIRST_PAUSE,
             usual: 0.0,
             load: None,
+            waits: [None; LASTING],
         }
     }
 
@@ -117,7 +122,8 @@ impl StreamLimit {
 
     /// A stream was sent; so many are on their way now.
     pub(super) fn sent(&mut self, streams: u32) {
-        self.reached |= streams >= self.limit;
+        // Those that leave spare places to others would take them, too.
+        self.reached |= streams + self.spare() >= self.limit;
     }
 
     /// The first event came of a stream, or a whole reply, which tells only that it found a place.
@@ -182,14 +188,20 @@ impl StreamLimit {
         if !self.learns {
             return;
         }
-        if load.waiting > READY {
+        // What has just come waits for the engine's next step; a queue is what is still there later.
+        let seen = self.waits.iter().flatten().count();
+        let lasting = self.waits.iter().flatten().fold(load.waiting, |least, &one| least.min(one));
+        self.waits.rotate_right(1);
+        self.waits[0] = Some(load.waiting);
+        if lasting > 0 && seen == self.waits.len() {
             // Those beyond the limit are on their way out already.
             if streams <= self.limit {
-                let excess = load.waiting - READY;
-                self.lower(now, streams.min(self.limit).saturating_sub(excess));
+                let share = f64::from(load.running) / f64::from(load.running + lasting);
+                let fit = (f64::from(streams) * share).round() as u32;
+                self.lower(now, fit.min(self.limit.saturating_sub(1)));
             }
         } else if load.waiting == 0 {
-            let step = if self.doubles { self.limit } else { self.step() };
+            let step = if self.doubles { self.limit } else { (self.limit / FINE).max(1) };
             self.raise(now, step);
         }
     }
@@ -232,6 +244,7 @@ impl StreamLimit {
         self.changed = now;
         (self.reached, self.proven, self.fit) = (false, 0, 0);
         self.strikes.clear();
+        self.waits = [None; LASTING];
     }
 }
 
@@ -306,11 +319,13 @@ mod tests {
     #[test]
     fn an_engine_that_stopped_publishing_is_believed_no_more() {
         let mut limit = StreamLimit::new(None);
-        limit.tell_load(at(0), EngineLoad { running: 16, waiting: 9 }, 16);
-        assert_eq!(limit.limit(), 8);
+        for _ in 0..=LASTING {
+            limit.tell_load(at(0), EngineLoad { running: 7, waiting: 9 }, 16);
+        }
+        assert_eq!(limit.limit(), 7);
         assert!(limit.load(at(3000)).is_some() && limit.load(at(3001)).is_none());
-        limit.sent(8);
-        assert_eq!(limit.limit(), 8);
+        limit.sent(7);
+        assert_eq!(limit.limit(), 7);
     }
 
     #[test]
