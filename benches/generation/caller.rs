@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 
 use crate::support::Failure;
-use crate::support::pace::Gaps;
+use crate::support::pace::{Gaps, Random};
 
 /// Asks one proxy.
 #[derive(Clone, Debug)]
@@ -76,11 +76,15 @@ impl Caller {
     /// So many callers that ask again as soon as they have their answer, until dropped.
     pub(crate) fn keep_asking(&self, callers: usize, question: Question) -> JoinSet<()> {
         let mut all = JoinSet::new();
-        for _ in 0..callers {
+        for number in 0..callers {
             let caller = self.clone();
+            let mut random = Random::new(number as u64);
             all.spawn(async move {
-                // Refused under overload is part of the game.
                 loop {
+                    // From half to one and a half times as long: equal ones would all end at once.
+                    let tokens = (question.tokens as f64 * (0.5 + random.unit())) as usize;
+                    let question = Question { tokens, ..question };
+                    // Refused under overload is part of the game.
                     if caller.first_event(question, Instant::now()).await.is_err() {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }

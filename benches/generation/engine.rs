@@ -1,5 +1,8 @@
 //! An engine that generates text: it works on a set of sequences, a token for each a step, and what does
 //! not fit into the set waits in order of arrival. Tokens cost nothing, time is what it is about.
+//!
+//! What waits is counted as vLLM counts it: after each step's admission, so that what came meanwhile
+//! and finds a place is never among it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,9 +22,6 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::support::Failure;
-
-/// How often what waits is looked at.
-const SAMPLE: Duration = Duration::from_millis(10);
 
 /// How an engine is built.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +67,10 @@ struct Sequences {
     waiting: VecDeque<Sequence>,
     arrived: usize,
     tokens: u64,
-    /// How many waited, time and again.
+    /// How many waited after the admission of each step.
     waited: Vec<usize>,
+    /// The last of them.
+    waits: usize,
 }
 
 #[derive(Debug)]
@@ -118,7 +120,6 @@ impl Engine {
                 tokio::select! {
                     _ = axum::serve(listener, routes) => {}
                     () = served.steps() => {}
-                    () = served.samples() => {}
                     _ = ended.recv() => {}
                 }
             });
@@ -152,15 +153,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn samples(&self) {
-        loop {
-            tokio::time::sleep(SAMPLE).await;
-            let mut state = self.lock();
-            let waiting = state.waiting.len();
-            state.waited.push(waiting);
-        }
-    }
-
     async fn steps(&self) {
         let mut due = Instant::now();
         loop {
@@ -174,6 +166,9 @@ impl Shared {
                 {
                     state.running.push(sequence);
                 }
+                state.waits = state.waiting.len();
+                let waits = state.waits;
+                state.waited.push(waits);
                 self.settings.step_of(state.running.len())
             };
             due = (due + length).max(Instant::now());
@@ -206,7 +201,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> String {
     format!(
         "vllm:num_requests_running{{model_name=\"m\"}} {}.0\nvllm:num_requests_waiting{{model_name=\"m\"}} {}.0\n",
         state.running.len(),
-        state.waiting.len()
+        state.waits
     )
 }
 

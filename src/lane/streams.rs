@@ -20,8 +20,8 @@ const MOST: u32 = 1024;
 const SMALL: u32 = 10;
 /// Where the engine says what waits, the limit moves by this part of it.
 const FINE: u32 = 32;
-/// How often in a row an engine must have said that requests wait before that is a queue.
-const LASTING: usize = 3;
+/// So many times an engine says how many wait before something follows from it.
+const WINDOW: usize = 4;
 /// A first event that takes so many times the usual has waited for a place.
 const QUEUED: f64 = 3.0;
 /// And so many milliseconds more at least.
@@ -82,7 +82,7 @@ pub(super) struct StreamLimit {
     usual: f64,
     load: Option<(Instant, EngineLoad)>,
     /// How many waited in the engine by what it said last, at this limit.
-    waits: [Option<u32>; LASTING],
+    waits: Vec<u32>,
 }
 
 impl StreamLimit {
@@ -101,7 +101,7 @@ impl StreamLimit {
             pause: FIRST_PAUSE,
             usual: 0.0,
             load: None,
-            waits: [None; LASTING],
+            waits: Vec::with_capacity(WINDOW),
         }
     }
 
@@ -112,7 +112,7 @@ impl StreamLimit {
     /// Places that are kept for more urgent calls while less urgent ones could fill them all. Only
     /// where there are many: one of few would cost more than it is worth.
     pub(super) fn spare(&self) -> u32 {
-        if self.limit < START { 0 } else { (self.limit / 20).max(1) }
+        if self.limit < START { 0 } else { (self.limit / 13).max(1) }
     }
 
     /// What the engine said last, unless that is too long ago.
@@ -188,19 +188,22 @@ impl StreamLimit {
         if !self.learns {
             return;
         }
-        // What has just come waits for the engine's next step; a queue is what is still there later.
-        let seen = self.waits.iter().flatten().count();
-        let lasting = self.waits.iter().flatten().fold(load.waiting, |least, &one| least.min(one));
-        self.waits.rotate_right(1);
-        self.waits[0] = Some(load.waiting);
-        if lasting > 0 && seen == self.waits.len() {
+        self.waits.push(load.waiting);
+        if self.waits.len() < WINDOW {
+            return;
+        }
+        // What has just come may wait for the engine's next step; a queue is what is seen again.
+        let queued = self.waits.iter().filter(|&&waiting| waiting > 0).count();
+        let mean = self.waits.iter().sum::<u32>().div_ceil(WINDOW as u32);
+        self.waits.clear();
+        if queued + 1 >= WINDOW {
             // Those beyond the limit are on their way out already.
             if streams <= self.limit {
-                let share = f64::from(load.running) / f64::from(load.running + lasting);
+                let share = f64::from(load.running) / f64::from(load.running + mean);
                 let fit = (f64::from(streams) * share).round() as u32;
                 self.lower(now, fit.min(self.limit.saturating_sub(1)));
             }
-        } else if load.waiting == 0 {
+        } else if queued == 0 {
             let step = if self.doubles { self.limit } else { (self.limit / FINE).max(1) };
             self.raise(now, step);
         }
@@ -244,7 +247,7 @@ impl StreamLimit {
         self.changed = now;
         (self.reached, self.proven, self.fit) = (false, 0, 0);
         self.strikes.clear();
-        self.waits = [None; LASTING];
+        self.waits.clear();
     }
 }
 
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn an_engine_that_stopped_publishing_is_believed_no_more() {
         let mut limit = StreamLimit::new(None);
-        for _ in 0..=LASTING {
+        for _ in 0..WINDOW {
             limit.tell_load(at(0), EngineLoad { running: 7, waiting: 9 }, 16);
         }
         assert_eq!(limit.limit(), 7);
