@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use super::Failure;
-use super::connection::{CONNECT_TIMEOUT, TCP_KEEPALIVE, TaskExecutor, TaskOwner, chain};
+use super::connection::{TaskExecutor, TaskOwner, chain};
+use super::network::{CONNECT_TIMEOUT, Network};
 use crate::config::InstanceUrl;
 use crate::wire::body::RopeBody;
 
@@ -49,6 +49,7 @@ const PINGS: Pings = Pings { interval: Duration::from_secs(20), timeout: Duratio
 
 /// One HTTP/2 connection to one instance, made again when it breaks.
 pub(super) struct Channel {
+    network: Network,
     url: InstanceUrl,
     pings: Pings,
     live: ArcSwapOption<Connection>,
@@ -71,12 +72,13 @@ impl fmt::Debug for Channel {
 }
 
 impl Channel {
-    pub(super) fn new(url: InstanceUrl) -> Self {
-        Self::with_pings(url, PINGS)
+    pub(super) fn new(network: Network, url: InstanceUrl) -> Self {
+        Self::with_pings(network, url, PINGS)
     }
 
-    fn with_pings(url: InstanceUrl, pings: Pings) -> Self {
+    fn with_pings(network: Network, url: InstanceUrl, pings: Pings) -> Self {
         Self {
+            network,
             url,
             pings,
             live: ArcSwapOption::empty(),
@@ -138,7 +140,7 @@ impl Channel {
         if self.failed_attempts.load(Ordering::Acquire) != seen {
             return Err(last_error.clone());
         }
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, open(&self.url, self.pings)).await;
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.open()).await;
         let outcome = attempt.unwrap_or_else(|_| {
             Err(format!("no connection came about within {} ms", CONNECT_TIMEOUT.as_millis()))
         });
@@ -155,35 +157,30 @@ impl Channel {
             }
         }
     }
-}
 
-async fn open(url: &InstanceUrl, pings: Pings) -> Result<Connection, String> {
-    let stream = TcpStream::connect((url.host.as_str(), url.port))
-        .await
-        .map_err(|error| format!("cannot connect: {error}"))?;
-    // A socket that refuses to be tuned still works.
-    drop(stream.set_nodelay(true));
-    let keepalive = socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE);
-    drop(socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive));
-    let (executor, tasks) = TaskExecutor::new();
-    let (sender, connection) = Builder::new(executor.clone())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEADERS)
-        .keep_alive_interval(pings.interval)
-        .keep_alive_timeout(pings.timeout)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| chain(&error))?;
-    let address = url.authority();
-    executor.execute(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(instance = address, error = chain(&error), "connection ended");
-        }
-    });
-    Ok(Connection { sender, _tasks: tasks })
+    async fn open(&self) -> Result<Connection, String> {
+        let link = self.network.connect(&self.url).await;
+        let link = link.map_err(|error| format!("cannot connect: {error}"))?;
+        let (executor, tasks) = TaskExecutor::new();
+        let (sender, connection) = Builder::new(executor.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(self.pings.interval)
+            .keep_alive_timeout(self.pings.timeout)
+            .handshake(TokioIo::new(link))
+            .await
+            .map_err(|error| chain(&error))?;
+        let address = self.url.authority();
+        executor.execute(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(instance = address, error = chain(&error), "connection ended");
+            }
+        });
+        Ok(Connection { sender, _tasks: tasks })
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +200,7 @@ mod tests {
         let url = InstanceUrl { host: "127.0.0.1".to_owned(), port, path_prefix: String::new() };
         let pings =
             Pings { interval: Duration::from_millis(20), timeout: Duration::from_millis(20) };
-        let channel = Channel::with_pings(url.clone(), pings);
+        let channel = Channel::with_pings(Network::Tcp, url.clone(), pings);
         let body = RopeBody::new(Rope::new());
         let request = Request::post(format!("http://{}/", url.authority())).body(body).unwrap();
         // Accepted by the kernel, and never read by anybody.

@@ -1,4 +1,4 @@
-//! What all connections to instances share: their tasks, their sockets, a pooled HTTP/1.1 client.
+//! What all connections to instances share: their tasks, a pooled HTTP/1.1 client.
 
 use std::fmt;
 use std::future::Future;
@@ -12,22 +12,16 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::network::{Connector, Network};
 use super::{BatchContext, Failure};
 use crate::config::InstanceUrl;
 use crate::tensor::Rope;
 use crate::wire::body::RopeBody;
-
-/// How long a connection may take to come about: beyond it an instance is as good as gone.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long a peer may be silent on the TCP level before it is asked whether it is still there.
-pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How long an idle HTTP/1.1 connection is kept; servers commonly close them after a minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,7 +60,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> 
 /// A pooled HTTP/1.1 client of one instance.
 #[derive(Clone)]
 pub(super) struct HttpClient {
-    client: Client<HttpConnector, RopeBody>,
+    client: Client<Connector, RopeBody>,
     url: InstanceUrl,
     tasks: TaskOwner,
 }
@@ -78,18 +72,14 @@ impl fmt::Debug for HttpClient {
 }
 
 impl HttpClient {
-    pub(super) fn new(url: InstanceUrl) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_keepalive(Some(TCP_KEEPALIVE));
+    pub(super) fn new(network: &Network, url: InstanceUrl) -> Self {
         let (executor, tasks) = TaskExecutor::new();
         let client = Client::builder(executor)
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
+            .build(Connector::new(network, &url));
         Self { client, url, tasks }
     }
 

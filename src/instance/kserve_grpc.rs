@@ -12,7 +12,7 @@ use super::channel::Channel;
 use super::connection::{MAX_REPLY_BYTES, chain, insert_context};
 use super::describe::{Configuration, DeclaredTensor, Metadata, describe};
 use super::grpc_status::GrpcError;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
 use crate::call::{Answer, Fault, FaultKind, InferRequest, Work};
 use crate::config::InstanceUrl;
 use crate::tensor::Rope;
@@ -41,7 +41,12 @@ pub struct KserveGrpc {
 impl KserveGrpc {
     /// The instance at `url` that knows the model as `model`; connects when it is first needed.
     pub fn new(url: InstanceUrl, model: impl Into<String>) -> Self {
-        Self { channel: Channel::new(url), model: model.into() }
+        Self::over(&Network::Tcp, url, model)
+    }
+
+    /// The same, reached over `network`.
+    pub fn over(network: &Network, url: InstanceUrl, model: impl Into<String>) -> Self {
+        Self { channel: Channel::new(network.clone(), url), model: model.into() }
     }
 
     async fn infer(

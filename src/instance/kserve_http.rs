@@ -10,7 +10,7 @@ use super::connection::{HttpClient, HttpReply, MAX_REPLY_BYTES, insert_http_cont
 use super::describe::{Configuration, DeclaredTensor, Metadata, describe};
 use super::http_paths::{get, get_success, segment};
 use super::http_status::failure_of;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
 use crate::call::{Answer, InferRequest, Work};
 use crate::config::InstanceUrl;
 use crate::lane::Blame;
@@ -59,8 +59,18 @@ impl KserveHttp {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of the
     /// model's own readiness, and only its status counts.
     pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Self {
+        Self::over(&Network::Tcp, url, model, probe_path)
+    }
+
+    /// The same, reached over `network`.
+    pub fn over(
+        network: &Network,
+        url: InstanceUrl,
+        model: &str,
+        probe_path: Option<String>,
+    ) -> Self {
         Self {
-            client: HttpClient::new(url),
+            client: HttpClient::new(network, url),
             model: model.to_owned(),
             model_path: format!("/v2/models/{}", segment(model)),
             probe_path,

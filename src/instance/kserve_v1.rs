@@ -8,7 +8,7 @@ use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
 use super::http_paths::{get_success, segment};
 use super::http_status::failure_of;
 use super::items::items_failure;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, Work};
 use crate::config::InstanceUrl;
 use crate::wire::predict::{parse_reply, write_request};
@@ -26,9 +26,19 @@ impl KserveV1 {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of the
     /// model's own path, and only its status counts.
     pub fn new(url: InstanceUrl, model: &str, probe_path: Option<String>) -> Self {
+        Self::over(&Network::Tcp, url, model, probe_path)
+    }
+
+    /// The same, reached over `network`.
+    pub fn over(
+        network: &Network,
+        url: InstanceUrl,
+        model: &str,
+        probe_path: Option<String>,
+    ) -> Self {
         let model_path = format!("/v1/models/{}", segment(model));
         Self {
-            client: HttpClient::new(url),
+            client: HttpClient::new(network, url),
             predict_path: format!("{model_path}:predict"),
             model_path,
             probe_path,

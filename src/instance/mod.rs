@@ -16,6 +16,7 @@ mod items;
 mod kserve_grpc;
 mod kserve_http;
 mod kserve_v1;
+mod network;
 mod openai;
 mod relayed_body;
 
@@ -31,6 +32,7 @@ pub(crate) use http_status::retry_after;
 pub use kserve_grpc::KserveGrpc;
 pub use kserve_http::KserveHttp;
 pub use kserve_v1::KserveV1;
+pub use network::{Connection, Dial, Network};
 pub use openai::OpenAi;
 
 use crate::call::{Answer, Fault, FaultKind, TraceContext, Work};

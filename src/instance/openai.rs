@@ -17,7 +17,7 @@ use super::http_paths::{get, get_success};
 use super::http_status::{broken_with_words, failure_of};
 use super::items::items_failure;
 use super::relayed_body::RelayedBody;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
 use crate::lane::EngineLoad;
@@ -45,8 +45,18 @@ impl OpenAi {
     /// The instance at `url` that knows the model as `model`. `probe_path` is asked instead of
     /// `/health` and `/v1/models`, and must answer with success.
     pub fn new(url: InstanceUrl, model: impl Into<String>, probe_path: Option<String>) -> Self {
+        Self::over(&Network::Tcp, url, model, probe_path)
+    }
+
+    /// The same, reached over `network`.
+    pub fn over(
+        network: &Network,
+        url: InstanceUrl,
+        model: impl Into<String>,
+        probe_path: Option<String>,
+    ) -> Self {
         Self {
-            client: HttpClient::new(url),
+            client: HttpClient::new(network, url),
             model: model.into(),
             probe_path,
             idle_timeout: StreamPlan::default().idle_timeout,
