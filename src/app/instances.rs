@@ -9,7 +9,7 @@ use crate::embedded::{LoadError, OnnxModel, digits};
 use crate::engine::ModelSetup;
 use crate::instance::{
     EmbeddedEcho, EmbeddedEmbedding, EmbeddedTensors, Instance, KserveGrpc, KserveHttp, KserveV1,
-    OpenAi,
+    Network, OpenAi,
 };
 
 /// Why a model cannot be set up.
@@ -67,22 +67,26 @@ impl Places {
 pub(super) fn set_up_all<'a>(
     models: impl IntoIterator<Item = &'a ModelPlan>,
     places: &Places,
+    network: &Network,
 ) -> Result<Vec<ModelSetup>, UnusableInstances> {
     let place = |name: &str| places.0.get(name).cloned().unwrap_or_default();
     let one = |plan: &ModelPlan| {
-        set_up(plan).map_err(|source| UnusableInstances { place: place(&plan.name), source })
+        set_up(plan, network)
+            .map_err(|source| UnusableInstances { place: place(&plan.name), source })
     };
     models.into_iter().map(one).collect()
 }
 
-/// A model with the clients of its instances.
+/// A model with the clients of its instances, which are reached over `network`.
 ///
 /// # Errors
 /// When an embedded model cannot be loaded. A remote instance need not be up.
-pub fn set_up(plan: &ModelPlan) -> Result<ModelSetup, SetupError> {
+pub fn set_up(plan: &ModelPlan, network: &Network) -> Result<ModelSetup, SetupError> {
     let instances = match &plan.embedded {
         Some(kind) => embedded(plan, kind)?,
-        None => plan.instances.iter().filter_map(|instance| remote(plan, instance)).collect(),
+        None => {
+            plan.instances.iter().filter_map(|instance| remote(plan, instance, network)).collect()
+        }
     };
     Ok(ModelSetup { plan: plan.clone(), instances })
 }
@@ -111,16 +115,20 @@ fn embedded(plan: &ModelPlan, kind: &EmbeddedKind) -> Result<Vec<Arc<dyn Instanc
     Ok(plan.instances.iter().map(|_| one()).collect())
 }
 
-fn remote(plan: &ModelPlan, instance: &InstancePlan) -> Option<Arc<dyn Instance>> {
+fn remote(
+    plan: &ModelPlan,
+    instance: &InstancePlan,
+    network: &Network,
+) -> Option<Arc<dyn Instance>> {
     let InstanceAddress::Url(url) = &instance.address else { return None };
     let (url, name, probe_path) =
         (url.clone(), plan.upstream_name.as_str(), plan.health.path.clone());
     match plan.protocol {
-        Protocol::KserveGrpc => Some(Arc::new(KserveGrpc::new(url, name))),
-        Protocol::KserveHttp => Some(Arc::new(KserveHttp::new(url, name, probe_path))),
-        Protocol::KserveV1 => Some(Arc::new(KserveV1::new(url, name, probe_path))),
+        Protocol::KserveGrpc => Some(Arc::new(KserveGrpc::over(network, url, name))),
+        Protocol::KserveHttp => Some(Arc::new(KserveHttp::over(network, url, name, probe_path))),
+        Protocol::KserveV1 => Some(Arc::new(KserveV1::over(network, url, name, probe_path))),
         Protocol::OpenAi => {
-            let instance = OpenAi::new(url, name, probe_path);
+            let instance = OpenAi::over(network, url, name, probe_path);
             Some(Arc::new(instance.with_idle_timeout(plan.stream.idle_timeout)))
         }
         Protocol::Embedded => None,

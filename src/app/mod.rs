@@ -3,6 +3,7 @@
 pub mod check;
 pub mod cli;
 mod instances;
+mod listeners;
 mod model_files;
 pub mod offline;
 mod reload;
@@ -11,6 +12,7 @@ mod schema;
 mod serve;
 
 pub use instances::{SetupError, UnusableInstances, set_up};
+pub use listeners::Listeners;
 pub use reload::Origin;
 pub use run::run;
-pub use serve::{Running, Shutdown, StartError, start, start_from};
+pub use serve::{Running, Shutdown, StartError, start, start_from, start_on};

@@ -14,6 +14,7 @@ use super::serve::{LiveSite, Shutdown};
 use crate::config::{ConfigText, Difference, Loaded, ModelPlan, Overrides, Plan};
 use crate::engine::{ModelSetup, Models};
 use crate::front::{ConfigStatus, ReloadError, ReloadRequest, Reloaded};
+use crate::instance::Network;
 use crate::telemetry::ReloadMetrics;
 
 /// How often the file is looked at.
@@ -50,6 +51,8 @@ pub(super) struct Reloader {
     pub(super) plan: Plan,
     pub(super) files: ModelFiles,
     pub(super) models: Arc<Models>,
+    /// How the instances of new models are reached.
+    pub(super) network: Network,
     pub(super) site: LiveSite,
     pub(super) metrics: ReloadMetrics,
     pub(super) requests: mpsc::Receiver<ReloadRequest>,
@@ -143,7 +146,8 @@ impl Reloader {
         self.origin.digest = Some(text.digest());
         let overrides = self.origin.overrides;
         let running = (self.plan.clone(), self.files.clone());
-        let prepared = blocking(move || prepare(&text, &overrides, &running)).await;
+        let network = self.network.clone();
+        let prepared = blocking(move || prepare(&text, &overrides, &running, &network)).await;
         let prepared = prepared.unwrap_or_else(|error| Err(error.to_string()));
         let Prepared { loaded, difference, files, setups } =
             prepared.map_err(ReloadError::Refused)?;
@@ -176,6 +180,7 @@ fn prepare(
     text: &ConfigText,
     overrides: &Overrides,
     (running, files_before): &(Plan, ModelFiles),
+    network: &Network,
 ) -> Result<Prepared, String> {
     let loaded = text.parse(overrides).map_err(|error| error.to_string())?;
     let mut difference = Difference::between(running, &loaded.plan);
@@ -185,7 +190,7 @@ fn prepare(
         difference.note_changed(&model.name);
     }
     let new = loaded.plan.models.iter().filter(|model| !difference.unchanged.contains(&model.name));
-    let setups = set_up_all(new, &Places::of(&loaded));
+    let setups = set_up_all(new, &Places::of(&loaded), network);
     let setups = setups.map_err(|error| super::run::chain(&error))?;
     Ok(Prepared { loaded, difference, files, setups })
 }

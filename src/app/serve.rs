@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,11 +16,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::instances::{UnusableInstances, set_up_all};
+use super::listeners::Listeners;
 use super::model_files::ModelFiles;
 use super::reload::{Origin, Reloader};
 use crate::config::{Plan, ServerPlan};
-use crate::engine::{Drained, Models};
-use crate::front::{Acceptor, Front, ReloadError, Reloaded, Reloads};
+use crate::engine::{Drained, ModelSetup, Models};
+use crate::front::{Acceptor, Front, Listener, ReloadError, Reloaded, Reloads};
+use crate::instance::Network;
 use crate::jobs::{Jobs, OpenError};
 use crate::telemetry::{ReloadMetrics, Telemetry};
 use crate::wire::intake::Budget;
@@ -156,12 +157,50 @@ pub async fn start(plan: &Plan) -> Result<Running, StartError> {
 /// # Errors
 /// When a model cannot be loaded or an address cannot be listened on.
 pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartError> {
-    let telemetry = Telemetry::new()?;
-    let files = ModelFiles::of(plan);
-    let setups = set_up_all(&plan.models, &origin.places)?;
-    let http = listen(plan.server.http, "HTTP").await?;
-    let grpc = listen(plan.server.grpc, "gRPC").await?;
-    let admin = listen(plan.server.admin, "admin").await?;
+    let prepared = Prepared::of(plan, &origin, Network::Tcp)?;
+    let listeners = Listeners::bind(&plan.server).await?;
+    begin(listeners, prepared, origin, plan).await
+}
+
+/// Starts a proxy that callers reach by these listeners and that reaches its instances over
+/// `network`. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When a model cannot be loaded or a listener has no address.
+pub async fn start_on<L: Listener>(
+    listeners: Listeners<L>,
+    network: Network,
+    origin: Origin,
+    plan: &Plan,
+) -> Result<Running, StartError> {
+    begin(listeners, Prepared::of(plan, &origin, network)?, origin, plan).await
+}
+
+/// Everything that may fail of a start, but for the listeners.
+struct Prepared {
+    telemetry: Telemetry,
+    files: ModelFiles,
+    setups: Vec<ModelSetup>,
+    network: Network,
+}
+
+impl Prepared {
+    fn of(plan: &Plan, origin: &Origin, network: Network) -> Result<Self, StartError> {
+        let telemetry = Telemetry::new()?;
+        let files = ModelFiles::of(plan);
+        let setups = set_up_all(&plan.models, &origin.places, &network)?;
+        Ok(Self { telemetry, files, setups, network })
+    }
+}
+
+async fn begin<L: Listener>(
+    listeners: Listeners<L>,
+    prepared: Prepared,
+    origin: Origin,
+    plan: &Plan,
+) -> Result<Running, StartError> {
+    let Prepared { telemetry, files, setups, network } = prepared;
+    let [http, grpc, admin] = listeners.addresses(&plan.server)?;
     let models = Arc::new(Models::start(setups, &telemetry));
     let (jobs, job_runner) = open_jobs(plan, &models, &telemetry).await?;
     let front = Front::new(Arc::clone(&models), &plan.server, &telemetry).with_jobs(jobs.clone());
@@ -175,6 +214,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         files,
         plan: plan.clone(),
         models: Arc::clone(&models),
+        network,
         site: site.clone(),
         metrics: ReloadMetrics::new(&telemetry),
         requests,
@@ -182,9 +222,9 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         shutdown: told,
     };
     let mut running = Running {
-        http: http.1,
-        grpc: grpc.1,
-        admin: admin.1,
+        http,
+        grpc,
+        admin,
         models: Arc::clone(&models),
         reloads: reloads.clone(),
         shutdown,
@@ -201,7 +241,7 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
         job_runner,
     };
     let pages = crate::front::admin::router(models, telemetry.clone(), reloads, jobs);
-    running.listen(&plan.server, &site, [http.0, grpc.0], (admin.0, pages));
+    running.listen(&plan.server, &site, listeners, pages);
     let buffered = telemetry.buffered_bytes();
     running.upkeep.spawn(async move {
         loop {
@@ -215,13 +255,13 @@ pub async fn start_from(origin: Origin, plan: &Plan) -> Result<Running, StartErr
 }
 
 impl Running {
-    /// Serves calls on `call_listeners`, and pages on another one.
-    fn listen(
+    /// Serves calls on two listeners, and pages on the third.
+    fn listen<L: Listener>(
         &mut self,
         server: &ServerPlan,
         site: &LiveSite,
-        call_listeners: [TcpListener; 2],
-        (admin_listener, pages): (TcpListener, axum::Router),
+        listeners: Listeners<L>,
+        pages: axum::Router,
     ) {
         let given_up = self.telemetry.given_up();
         let acceptor =
@@ -234,7 +274,7 @@ impl Running {
                 stop: stop.clone(),
             };
         let connections = Arc::new(Semaphore::new(server.max_connections as usize));
-        for listener in call_listeners {
+        for listener in [listeners.http, listeners.grpc] {
             let site = site.clone();
             let service = move |request| site.clone().call(request);
             let acceptor = acceptor(self, &connections, &self.stop);
@@ -247,7 +287,7 @@ impl Running {
             let pages = pages.clone();
             async move { into_response(pages.oneshot(request).await) }
         };
-        self.admin_listener.spawn(acceptor.serve(admin_listener, service));
+        self.admin_listener.spawn(acceptor.serve(listeners.admin, service));
     }
 
     /// The metrics page.
@@ -326,14 +366,4 @@ fn into_response(outcome: Result<Response<Body>, std::convert::Infallible>) -> R
         Ok(response) => response,
         Err(never) => match never {},
     }
-}
-
-async fn listen(
-    address: SocketAddr,
-    purpose: &'static str,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, purpose, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }

@@ -1,4 +1,4 @@
-//! Listeners: HTTP/1.1 and HTTP/2 on every port, bounded in connections, drained in order.
+//! Accepting callers: HTTP/1.1 and HTTP/2 on every port, bounded in connections, drained in order.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,11 +12,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::listener::Listener;
 use super::pace::{paced, watched};
 use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::{GivenUp, Throttle};
@@ -82,15 +82,16 @@ where
 
 impl Acceptor {
     /// Serves `listener` until `stop`, then waits for its connections to finish.
-    pub async fn serve<S, F>(self, listener: TcpListener, service: S)
+    pub async fn serve<L, S, F>(self, mut listener: L, service: S)
     where
+        L: Listener,
         S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let builder = self.builder();
         let timeouts = SocketTimeouts { greeting: self.read_timeout, write: self.write_timeout };
         let (graceful, loud) = (GracefulShutdown::new(), Throttle::new(1));
-        while let Some((stream, permit)) = self.next(&listener, &loud).await {
+        while let Some((stream, permit)) = self.next(&mut listener, &loud).await {
             let service = service.clone();
             let service = service_fn(move |request| {
                 let response = service(request);
@@ -111,20 +112,18 @@ impl Acceptor {
     }
 
     /// The next connection, once there is room for it; `None` when it is time to stop.
-    async fn next(
+    async fn next<L: Listener>(
         &self,
-        listener: &TcpListener,
+        listener: &mut L,
         loud: &Throttle,
-    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> Option<(L::Connection, OwnedSemaphorePermit)> {
         let accept = async {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => {
+                    Ok(stream) => {
                         // Not before: a listener to which nobody comes would hold room that another
                         // one needs.
                         let permit = Arc::clone(&self.connections).acquire_owned().await.ok()?;
-                        // Small frames must not wait for acknowledgements of earlier ones.
-                        drop(stream.set_nodelay(true));
                         return Some((stream, permit));
                     }
                     Err(error) => {

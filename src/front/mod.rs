@@ -9,6 +9,7 @@ pub mod admin;
 mod find;
 pub mod grpc;
 pub mod http;
+mod listener;
 mod pace;
 mod reload;
 mod request_id;
@@ -21,5 +22,6 @@ mod timeout_header;
 mod visit;
 
 pub use accept::Acceptor;
+pub use listener::Listener;
 pub use reload::{ConfigStatus, ReloadError, ReloadRequest, Reloaded, Reloads};
 pub use state::Front;
