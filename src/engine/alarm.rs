@@ -16,14 +16,13 @@ impl Alarm {
     pub(super) fn new() -> Self {
         Self {
             #[cfg(target_os = "linux")]
-            precise: precise::Timer::new().ok(),
+            precise: keeps_the_kernels_time().then(precise::Timer::new).and_then(Result::ok),
         }
     }
 
     /// Returns at `at`, now and then a little before.
     ///
-    /// Both kinds of timer run, and the first ends it: the runtime's alone follows a clock that is
-    /// paused for a test, and it stands in where there is no other.
+    /// Both kinds of timer run, and the first ends it: the runtime's stands in where there is no other.
     pub(super) async fn at(&mut self, at: Instant) {
         let coarse = tokio::time::sleep_until(at);
         #[cfg(target_os = "linux")]
@@ -36,6 +35,15 @@ impl Alarm {
         }
         coarse.await;
     }
+}
+
+/// Whether the runtime's clock is that of the kernel. One that is paused for a test stands still, or
+/// is far ahead: a timer of the kernel would ring at any time but the right one.
+#[cfg(target_os = "linux")]
+fn keeps_the_kernels_time() -> bool {
+    let before = std::time::Instant::now();
+    let told = Instant::now().into_std();
+    (before..=std::time::Instant::now()).contains(&told)
 }
 
 #[cfg(target_os = "linux")]
@@ -124,5 +132,24 @@ mod precise {
             timer.at(soon).await;
             assert!((soon..late).contains(&Instant::now()));
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clock_that_goes_on_by_itself_is_the_kernels() {
+        assert!(Alarm::new().precise.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_paused_is_not() {
+        assert!(Alarm::new().precise.is_none());
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(Alarm::new().precise.is_none());
     }
 }

@@ -15,6 +15,7 @@ use async_channel::Receiver;
 use futures_util::FutureExt as _;
 use futures_util::future::{AbortHandle, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -28,8 +29,8 @@ use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
 use crate::instance::Instance;
 use crate::lane::{
-    Blame, BreakerState, Calculated, Effect, Event, InstanceId, Lane, Member, Notice, Outcome,
-    RefuseReason, SlotId, Snapshot, Unshared,
+    Blame, BreakerState, Calculated, Calculation, Effect, Event, InstanceId, Lane, Member, Notice,
+    Outcome, RefuseReason, SlotId, Snapshot, Unshared,
 };
 use crate::telemetry::ModelMetrics;
 
@@ -195,7 +196,7 @@ impl Engine {
                 Effect::Hedge { slot, second, instance } => self.hedge(slot, second, instance),
                 Effect::Notice(notice) => self.note(notice),
                 Effect::Calculate(calculation) => {
-                    self.calculations.spawn_blocking(move || calculation.run());
+                    calculate(&mut self.calculations, calculation);
                 }
             }
         }
@@ -358,6 +359,15 @@ impl Engine {
             ),
         }
     }
+}
+
+/// Calculates beside everything else: on another thread, or in a task where the runtime has one thread
+/// only, as in tests, which rely on what follows what.
+fn calculate(calculations: &mut JoinSet<Calculated>, calculation: Calculation) {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => calculations.spawn(async { calculation.run() }),
+        _ => calculations.spawn_blocking(|| calculation.run()),
+    };
 }
 
 /// How many rows a second leave the queue, smoothed over about a second.
