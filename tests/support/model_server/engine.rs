@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::settings::{FaultStatus, Switches};
 use super::statistics::{Counters, Seen};
 use super::timer::Timer;
+use super::witness::{Arrival, Witness};
 
 /// What all protocols share.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(super) struct Engine {
     /// Fair: batches execute in the order of their arrival.
     slots: Semaphore,
     timer: Timer,
+    witness: Option<Witness>,
 }
 
 /// How an execution has to be answered.
@@ -40,7 +42,8 @@ impl Engine {
             counters: Arc::default(),
             journal: Arc::default(),
             slots: Semaphore::new(options.parallelism.max(1)),
-            timer: Timer::start()?,
+            timer: Timer::start(options.clock)?,
+            witness: options.witness.clone(),
         })
     }
 
@@ -59,6 +62,13 @@ impl Engine {
     /// Whether executions are to be described for [`Statistics::seen`](super::Statistics::seen).
     pub(super) fn records(&self) -> bool {
         self.switches.read(|settings| settings.record > 0)
+    }
+
+    /// Tells whoever watches of a batch that has come.
+    pub(super) fn tell(&self, model: &str, elements: impl FnOnce() -> Vec<String>) {
+        if let Some(witness) = &self.witness {
+            witness.tell(&Arrival { model: model.to_owned(), elements: elements() });
+        }
     }
 
     /// Takes a turn at a slot and holds it for the service time of `rows`.
@@ -88,7 +98,7 @@ impl Engine {
         let time = self.switches.service_time(rows);
         if !time.is_zero() {
             let began = Instant::now();
-            self.timer.exactly_at(began + time).await;
+            self.timer.exactly_after(time).await;
             self.counters.execution_ended(rows, began.elapsed());
         }
         self.switches.while_hanging().await;
@@ -118,7 +128,7 @@ impl Engine {
     pub(super) async fn token_interval(&self) {
         let interval = self.switches.read(|settings| settings.token_interval);
         if !interval.is_zero() {
-            self.timer.until(Instant::now() + interval).await;
+            self.timer.after(interval).await;
         }
     }
 }

@@ -136,6 +136,7 @@ async fn generate(
     }
     let prompts = &generation.prompts;
     let record = seen(&engine, path, headers, body, (&generation.model, prompts));
+    engine.tell(&generation.model, || prompts.clone());
     engine.execute(prompts.len(), poisoned(&engine, prompts), record).await?;
     let streamed = generation.options.stream.unwrap_or(false);
     let replies: Vec<Reply> = prompts.iter().map(|it| generation.reply(it)).collect();

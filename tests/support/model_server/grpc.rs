@@ -63,7 +63,9 @@ impl Service {
             ..kserve::seen(path, &request.model_name, &request.id, &inputs)
         });
         let requested = request.outputs.iter().map(|output| output.name.as_str());
-        let outputs = kserve::infer(&self.engine, &inputs, requested.collect(), seen).await?;
+        let outputs =
+            kserve::infer(&self.engine, &request.model_name, &inputs, requested.collect(), seen)
+                .await?;
         let contents = self.engine.switches.read(|settings| settings.output_contents);
         Ok(response_of(&request, outputs, contents))
     }

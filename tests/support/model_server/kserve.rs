@@ -17,6 +17,7 @@ const LETHAL_EXIT_CODE: i32 = 86;
 /// Executes the inputs as one batch and answers with the requested outputs, all when none is named.
 pub(super) async fn infer(
     engine: &Engine,
+    model: &str,
     inputs: &[Tensor],
     requested: Vec<&str>,
     seen: Option<Seen>,
@@ -38,6 +39,7 @@ pub(super) async fn infer(
     }
     let limit = engine.switches.read(|settings| settings.journal);
     let _visit = (limit > 0).then(|| engine.journal.begin(first.first_of_rows(), limit));
+    engine.tell(model, || first.texts(usize::MAX));
     let poisoned =
         engine.poison().is_some_and(|poison| inputs.iter().any(|input| input.poisoned(&poison)));
     let executed = engine.execute(rows, poisoned, seen).await?;

@@ -1,5 +1,7 @@
 //! Accepting connections: HTTP/1.1 and HTTP/2 on every port, each connection under a cut switch.
 
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use http::Request;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,15 +26,43 @@ const WINDOW_BYTES: u32 = 16 << 20;
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 const MAX_STREAMS: u32 = 65_536;
 
-pub(super) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+/// Where connections come from.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection, and says how it is reset.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Reset)>> + Send;
+}
+
+/// Makes a reset of what would be the close of a connection.
+pub type Reset = Box<dyn FnOnce() + Send>;
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Reset)> {
+        let (stream, _) = Self::accept(self).await?;
+        let _ = stream.set_nodelay(true);
+        // The stream moves into hyper; its duplicate can still ask for a reset instead of a close.
+        let duplicate = socket2::Socket::from(stream.as_fd().try_clone_to_owned()?);
+        let reset = move || {
+            let _ = duplicate.set_linger(Some(Duration::ZERO));
+        };
+        Ok((stream, Box::new(reset)))
+    }
+}
+
+/// Binds a port, and says which one where the system chose.
+pub(super) async fn bind(address: &mut SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(*address).await?;
+    *address = listener.local_addr()?;
+    Ok(listener)
 }
 
 /// Accepts until `stop`, then ends every connection at once.
-pub(super) async fn serve(
-    listener: TcpListener,
+pub(super) async fn serve<L: Listener>(
+    mut listener: L,
     engine: Arc<Engine>,
     router: axum::Router,
     stop: CancellationToken,
@@ -39,8 +70,8 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, Arc::clone(&engine), router.clone()));
+            Ok(accepted) => {
+                connections.spawn(connection(accepted, Arc::clone(&engine), router.clone()));
             }
             // Out of file descriptors, most likely: a pause instead of a busy loop.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -51,12 +82,11 @@ pub(super) async fn serve(
     connections.shutdown().await;
 }
 
-async fn connection(stream: TcpStream, engine: Arc<Engine>, router: axum::Router) {
+async fn connection<S>((stream, reset): (S, Reset), engine: Arc<Engine>, router: axum::Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let _open = OpenConnection::count(&engine.counters);
-    let _ = stream.set_nodelay(true);
-    // The stream moves into hyper; its duplicate can still ask for a reset instead of a close.
-    let Ok(duplicate) = stream.as_fd().try_clone_to_owned() else { return };
-    let duplicate = socket2::Socket::from(duplicate);
     let cut = ConnectionCut::default();
     let service = service_fn({
         let cut = cut.clone();
@@ -71,21 +101,20 @@ async fn connection(stream: TcpStream, engine: Arc<Engine>, router: axum::Router
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    builder.http1().timer(TokioTimer::new()).auto_date_header(false);
     builder
         .http2()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
         .max_send_buf_size(WINDOW_BYTES as usize)
-        .max_concurrent_streams(MAX_STREAMS);
+        .max_concurrent_streams(MAX_STREAMS)
+        .auto_date_header(false);
     tokio::select! {
         // The connection first: what a cut reply has written leaves before the cut.
         biased;
         _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-        () = cut.reset.cancelled() => {
-            let _ = duplicate.set_linger(Some(Duration::ZERO));
-        }
+        () = cut.reset.cancelled() => reset(),
         () = cut.close.cancelled() => {}
     }
 }

@@ -49,6 +49,7 @@ mod timer;
 mod trigger;
 mod v1;
 mod v2;
+mod witness;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -60,13 +61,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use generation::reply_to;
 pub use journal::{Visit, unix_time_us};
+pub use listen::{Listener, Reset};
 pub use openai::{embedding_of, relevance_of};
 pub use settings::{
     DropMoment, FaultStatus, OutputContents, ServiceTime, Settings, SettingsError, Switches,
 };
 pub use statistics::{Seen, Statistics};
-pub use timer::sharpen_this_thread;
+pub use timer::{Clock, sharpen_this_thread};
 pub use trigger::{Trigger, TriggerError};
+pub use witness::{Arrival, Witness};
 
 use engine::Engine;
 
@@ -87,6 +90,10 @@ pub struct Options {
     pub unready_for: Duration,
     /// The settings to begin with.
     pub settings: Settings,
+    /// Whose time it keeps.
+    pub clock: Clock,
+    /// Is told of every batch that comes.
+    pub witness: Option<Witness>,
 }
 
 impl Default for Options {
@@ -100,6 +107,8 @@ impl Default for Options {
             embedding_dimensions: 8,
             unready_for: Duration::ZERO,
             settings: Settings::default(),
+            clock: Clock::default(),
+            witness: None,
         }
     }
 }
@@ -119,9 +128,21 @@ impl ModelServer {
     ///
     /// # Errors
     /// A port cannot be bound, or the timer's thread not be started.
-    pub async fn start(options: Options) -> std::io::Result<Self> {
-        let (grpc_listener, grpc) = listen::bind(options.grpc).await?;
-        let (http_listener, http) = listen::bind(options.http).await?;
+    pub async fn start(mut options: Options) -> std::io::Result<Self> {
+        let grpc = listen::bind(&mut options.grpc).await?;
+        let http = listen::bind(&mut options.http).await?;
+        Self::start_on(grpc, http, options)
+    }
+
+    /// Serves those who come to these listeners, for gRPC and for HTTP.
+    ///
+    /// # Errors
+    /// The timer's thread cannot be started.
+    pub fn start_on<L: Listener>(
+        grpc_listener: L,
+        http_listener: L,
+        options: Options,
+    ) -> std::io::Result<Self> {
         let engine = Arc::new(Engine::new(&options)?);
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
@@ -141,7 +162,7 @@ impl ModelServer {
         for (listener, router) in routers {
             tasks.spawn(listen::serve(listener, Arc::clone(&engine), router, stop.clone()));
         }
-        Ok(Self { grpc, http, engine, stop, tasks })
+        Ok(Self { grpc: options.grpc, http: options.http, engine, stop, tasks })
     }
 
     /// Where gRPC listens.

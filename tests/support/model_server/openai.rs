@@ -185,6 +185,7 @@ async fn embed(engine: &Engine, path: &str, headers: &HeaderMap, body: &Bytes) -
     engine.find(&request.model, "")?;
     let texts = request.input.into_list();
     let record = seen(engine, path, headers, body, (&request.model, &texts));
+    engine.tell(&request.model, || texts.clone());
     let executed = engine.execute(texts.len(), poisoned(engine, &texts), record).await?;
     let dimensions = request.dimensions.unwrap_or(engine.embedding_dimensions);
     let one = |(index, text): (usize, &String)| {

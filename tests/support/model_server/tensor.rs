@@ -132,16 +132,31 @@ impl Tensor {
 
     /// The first element as text, to recognise a call by.
     pub(super) fn first(&self) -> String {
-        let first = match self.datatype.as_str() {
-            "FP32" => first_element(&self.data).map(|x| f32::from_le_bytes(x).to_string()),
-            "FP64" => first_element(&self.data).map(|x| f64::from_le_bytes(x).to_string()),
-            "INT32" => first_element(&self.data).map(|x| i32::from_le_bytes(x).to_string()),
-            "INT64" => first_element(&self.data).map(|x| i64::from_le_bytes(x).to_string()),
-            "BYTES" => split_bytes(&self.data)
-                .and_then(|parts| Some(String::from_utf8_lossy(parts.first()?).into_owned())),
-            _ => None,
-        };
-        first.unwrap_or_default()
+        self.texts(1).pop().unwrap_or_default()
+    }
+
+    /// Up to `most` elements as text; none of other datatypes than those that the model computes.
+    pub(super) fn texts(&self, most: usize) -> Vec<String> {
+        fn texts<T: ToString, const N: usize>(
+            data: &[u8],
+            most: usize,
+            element: impl Fn([u8; N]) -> T,
+        ) -> Vec<String> {
+            let chunks = data.as_chunks::<N>().0;
+            chunks.iter().take(most).map(|bytes| element(*bytes).to_string()).collect()
+        }
+        match self.datatype.as_str() {
+            "FP32" => texts(&self.data, most, f32::from_le_bytes),
+            "FP64" => texts(&self.data, most, f64::from_le_bytes),
+            "INT32" => texts(&self.data, most, i32::from_le_bytes),
+            "INT64" => texts(&self.data, most, i64::from_le_bytes),
+            "BYTES" => {
+                let parts = split_bytes(&self.data).unwrap_or_default();
+                let text = |part: &Bytes| String::from_utf8_lossy(part).into_owned();
+                parts.iter().take(most).map(text).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -167,10 +182,6 @@ fn map_elements<const N: usize>(data: &[u8], function: impl Fn([u8; N]) -> [u8; 
 
 fn any_element<const N: usize>(data: &[u8], mut matches: impl FnMut([u8; N]) -> bool) -> bool {
     data.as_chunks::<N>().0.iter().any(|element| matches(*element))
-}
-
-fn first_element<const N: usize>(data: &[u8]) -> Option<[u8; N]> {
-    data.first_chunk::<N>().copied()
 }
 
 /// The elements of raw BYTES; `None` when the lengths do not add up.

@@ -24,9 +24,26 @@ pub fn sharpen_this_thread() {
     }
 }
 
+/// Whose time a server keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The kernel's, to a tenth of a millisecond.
+    #[default]
+    Kernel,
+    /// The runtime's, which may be paused, to a millisecond.
+    Runtime,
+}
+
+/// Wakes futures at their times.
+#[derive(Debug)]
+pub(super) enum Timer {
+    Precise(Thread),
+    Runtime,
+}
+
 /// A thread that wakes futures at precise times. Dropping it ends the thread.
 #[derive(Debug)]
-pub(super) struct Timer {
+pub(super) struct Thread {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,7 +67,32 @@ struct Wait {
 }
 
 impl Timer {
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(super) fn start(clock: Clock) -> std::io::Result<Self> {
+        match clock {
+            Clock::Kernel => Thread::start().map(Self::Precise),
+            Clock::Runtime => Ok(Self::Runtime),
+        }
+    }
+
+    /// Returns after `time`, as exactly as the clock allows.
+    pub(super) async fn exactly_after(&self, time: Duration) {
+        match self {
+            Self::Precise(thread) => thread.exactly_at(Instant::now() + time).await,
+            Self::Runtime => tokio::time::sleep(time).await,
+        }
+    }
+
+    /// Returns soon after `time`.
+    pub(super) async fn after(&self, time: Duration) {
+        match self {
+            Self::Precise(thread) => thread.until(Instant::now() + time).await,
+            Self::Runtime => tokio::time::sleep(time).await,
+        }
+    }
+}
+
+impl Thread {
+    fn start() -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = thread::Builder::new().name("model-timer".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -64,7 +106,7 @@ impl Timer {
 
     /// Returns at `due` to some microseconds. Spins for up to [`LEAD`] on the runtime's thread, so
     /// this is for few waits at a time.
-    pub(super) async fn exactly_at(&self, due: Instant) {
+    async fn exactly_at(&self, due: Instant) {
         self.until(due.checked_sub(LEAD).unwrap_or(due)).await;
         while Instant::now() < due {
             std::hint::spin_loop();
@@ -72,7 +114,7 @@ impl Timer {
     }
 
     /// Returns soon after `due`, at once when it has passed.
-    pub(super) async fn until(&self, due: Instant) {
+    async fn until(&self, due: Instant) {
         let (done, fired) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +126,7 @@ impl Timer {
     }
 }
 
-impl Drop for Timer {
+impl Drop for Thread {
     fn drop(&mut self) {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.changed.notify_one();

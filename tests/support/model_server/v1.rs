@@ -35,6 +35,7 @@ pub(super) async fn predict(
         body: body.clone(),
         ..Seen::default()
     });
+    engine.tell(model, || instances.iter().map(Value::to_string).collect());
     let executed = engine.execute(instances.len(), poisoned, seen).await?;
     let mut predictions: Vec<Value> = instances.iter().map(linear).collect();
     if executed.wrong_rows {

@@ -166,7 +166,7 @@ async fn infer(
         ..kserve::seen(uri.path(), &target.model, id, &inputs)
     });
     let requested = request.outputs.iter().map(|output| output.name.as_str()).collect();
-    let outputs = kserve::infer(&engine, &inputs, requested, seen).await?;
+    let outputs = kserve::infer(&engine, &target.model, &inputs, requested, seen).await?;
     Ok(response_of(&target.model, &request, outputs)?)
 }
 
