@@ -163,7 +163,7 @@ impl Engine {
         if let Some(controls) = self.slots.remove(&slot) {
             let index = controls.instance.0 as usize;
             if let Some(instance) = self.metrics.instances.get(index) {
-                instance.inflight.decrement(1.0);
+                instance.inflight.decrement();
             }
             if let Outcome::Failed(_, blame) = outcome {
                 self.metrics.batch_failed(index, blame_label(*blame));
@@ -249,7 +249,7 @@ impl Engine {
         let index = id.0 as usize;
         let (name, instance) = self.instances.get(index)?;
         if let Some(metrics) = self.metrics.instances.get(index) {
-            metrics.inflight.increment(1.0);
+            metrics.inflight.increment();
         }
         Some(Target { instance: Arc::clone(instance), name: Arc::clone(name), index })
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Label};
+use metrics::{Counter, Histogram, Label};
 
 use super::shown::Shown;
 use super::{Metric, OwnedGauge, SharedGauge, Telemetry};
@@ -113,7 +113,7 @@ pub struct InstanceMetrics {
     /// 0 closed, 1 half-open, 2 open.
     pub breaker_state: OwnedGauge,
     /// Batches and streams on their way to it.
-    pub inflight: Gauge,
+    pub inflight: SharedGauge,
 }
 
 impl fmt::Debug for InstanceMetrics {
@@ -287,7 +287,7 @@ impl InstanceMetrics {
             batch_duration: telemetry.histogram(Metric::BatchDuration, labels.clone()),
             healthy,
             breaker_state,
-            inflight: telemetry.gauge(Metric::InstanceInflight, labels.clone()),
+            inflight: SharedGauge::new(telemetry.gauge(Metric::InstanceInflight, labels.clone())),
             labels,
         }
     }

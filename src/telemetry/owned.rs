@@ -42,6 +42,18 @@ impl SharedGauge {
         Self { gauge, own: AtomicU32::new(0) }
     }
 
+    /// One more of this owner.
+    pub fn increment(&self) {
+        self.own.fetch_add(1, Ordering::Relaxed);
+        self.gauge.increment(1.0);
+    }
+
+    /// One less of this owner.
+    pub fn decrement(&self) {
+        self.own.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.decrement(1.0);
+    }
+
     /// Sets the part of this owner.
     pub fn set(&self, value: u32) {
         let before = self.own.swap(value, Ordering::Relaxed);

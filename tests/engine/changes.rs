@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use batchwise::call::FaultKind;
 use batchwise::engine::{Drained, Models, ShuttingDown};
+use batchwise::telemetry::Telemetry;
 use tokio::time::Instant;
 
 use crate::script::{Act, Scripted, call, models, setup};
@@ -61,6 +62,30 @@ async fn an_engine_ends_with_its_last_call() {
     held_by(1, &first).await;
     remove(&models).await;
     held_by(1, &second).await;
+}
+
+/// Nobody waits any more for a batch that was called back, so it ends with its engine.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_ends_with_its_engine_is_counted_no_more() {
+    let script = [Act::Serve(10), Act::Serve(10), Act::Serve(10), Act::Stall];
+    let [first, second] = [Scripted::new(script), Scripted::new([])];
+    let telemetry = Telemetry::new().unwrap();
+    let instances = [Arc::clone(&first), Arc::clone(&second)];
+    let models = Models::start(vec![setup("", &instances)], &telemetry);
+    let inflight = || {
+        let page = telemetry.render();
+        let lines = page.lines().filter(|line| line.starts_with("batchwise_instance_inflight"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<i32>().unwrap()).sum::<i32>()
+    };
+    for value in 0..40 {
+        assert_eq!(call(&models.get("m").unwrap(), &[value]).await, Ok(vec![2 * value]));
+    }
+    assert_eq!(inflight(), 1);
+    models.change(&BTreeSet::new(), vec![setup("", &instances)]).await.unwrap();
+    while *first.cancelled.lock().unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(inflight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
