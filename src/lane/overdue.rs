@@ -160,7 +160,11 @@ impl<P: Payload> Lane<P> {
         let (instance, case) = (flight.instance, flight.case.take());
         let members = members.into_iter().filter(|member| !member.payload.is_abandoned());
         let members: Vec<_> = members
-            .map(|member| Member { recalled: true, avoid: Some(instance), ..member })
+            .map(|member| {
+                // This one gets nothing before it answers; who failed the call might.
+                let avoid = member.avoid.or(Some(instance));
+                Member { recalled: true, avoid, ..member }
+            })
             .collect();
         match case {
             // A part of a batch that failed stays one.

@@ -4,6 +4,7 @@
 //! `SEED=7 cargo test --test simulation` replays one world.
 
 mod abandoned;
+mod elsewhere;
 mod oracle;
 mod order;
 mod random;

@@ -1,0 +1,131 @@
+//! Where a call goes that did not get its answer where it went first.
+
+use batchwise::lane::{
+    Adaptive, Blame, CallId, Effect, Event, Health, InstanceChange, InstanceId, Instant, Lane,
+    LanePlan, Member, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
+};
+
+const BATCH: Span = Span::from_millis(10);
+
+struct Call;
+
+impl Payload for Call {
+    fn split_off(&mut self, _rows: u32) -> Self {
+        Self
+    }
+
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+
+    fn signature(&self) -> u64 {
+        0
+    }
+}
+
+/// Three instances behind a lane, which knows that a batch takes 10 ms.
+struct Three {
+    lane: Lane<Call>,
+    now: Instant,
+    calls: u64,
+}
+
+struct Sent {
+    slot: SlotId,
+    instance: InstanceId,
+    members: Vec<Member<Call>>,
+}
+
+impl Three {
+    fn new() -> Self {
+        let plan = LanePlan { instances: 3, max_batch_rows: Some(4), ..LanePlan::default() };
+        let lane = Lane::new(plan, Box::new(Adaptive::new(3)));
+        let mut three = Self { lane, now: Instant::default(), calls: 0 };
+        for id in 0..3 {
+            let up = InstanceChange::Health(Health::Up);
+            three.lane.on(three.now, Event::Instance(InstanceId(id), up));
+        }
+        for _ in 0..60 {
+            let sent = three.call();
+            three.now = three.now + BATCH;
+            three.lane.on(three.now, Event::Done(sent.slot, Outcome::Served { batched: true }));
+        }
+        three
+    }
+
+    fn call(&mut self) -> Sent {
+        self.calls += 1;
+        let ticket = Ticket {
+            id: CallId(self.calls),
+            track: Track::Batch,
+            key: Some(ShapeKey::new(b"row")),
+            rows: 1,
+            first_row: 0,
+            bytes: 1,
+            longest_tokens: 0,
+            priority: 2,
+            arrived: self.now,
+            deadline: self.now + Span::from_secs(30),
+            tenant: None,
+            objective: None,
+            put_off: Span::ZERO,
+        };
+        self.lane.on(self.now, Event::Arrive(ticket, Call));
+        self.sent().expect("an instance is free")
+    }
+
+    /// What is sent now.
+    fn sent(&mut self) -> Option<Sent> {
+        let mut sent = None;
+        while let Some(effect) = self.lane.next(self.now) {
+            match effect {
+                Effect::Dispatch(slot, instance, batch) => {
+                    sent = Some(Sent { slot, instance, members: batch.members });
+                }
+                Effect::Calculate(calculation) => {
+                    self.lane.on(self.now, Event::Calculated(calculation.run()));
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    fn is_called_back(&mut self, slot: SlotId) -> bool {
+        while let Some(effect) = self.lane.next(self.now) {
+            if let Effect::Recall(recalled) = effect {
+                return recalled == slot;
+            }
+        }
+        false
+    }
+}
+
+/// One instance failed it, another does not answer: neither gets it again while a third one serves.
+#[test]
+fn a_call_that_is_called_back_does_not_return_to_who_failed_it() {
+    let mut three = Three::new();
+    let first = three.call();
+    let failed = Outcome::Failed(first.members, Blame::Broken);
+    three.lane.on(three.now, Event::Done(first.slot, failed));
+    let second = three.sent().expect("another instance is tried");
+    assert_ne!(second.instance, first.instance);
+    three.now = moment_before_overdue(&three);
+    let other = three.call();
+    assert!(![first.instance, second.instance].contains(&other.instance));
+    while !three.is_called_back(second.slot) {
+        three.now = three.now + Span::from_millis(1);
+        assert!(three.now < Instant::default() + Span::from_secs(10), "never called back");
+    }
+    three.lane.on(three.now, Event::Recalled(second.slot, second.members));
+    assert!(three.sent().is_none(), "it waits for the third");
+    three.lane.on(three.now, Event::Done(other.slot, Outcome::Served { batched: true }));
+    let third = three.sent().expect("the third is free");
+    assert_eq!(third.instance, other.instance);
+}
+
+/// A moment before the batch that is on its way is overdue.
+fn moment_before_overdue(three: &Three) -> Instant {
+    let overdue = three.lane.wake_at().expect("a batch is on its way");
+    Instant::from_nanos(overdue.as_nanos() - 1_000_000)
+}
