@@ -155,6 +155,10 @@ impl<P: Payload> Lane<P> {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Failure);
                 self.give_up(now, flight, members, RefuseReason::Spent, false);
             }
+            // Nobody rides with it whose rows could be missing: it may be the instance.
+            Blame::NotBatched if self.may_try_elsewhere(flight, &members) => {
+                self.try_elsewhere(now, flight, members, blame);
+            }
             Blame::NotBatched => {
                 self.tell_breaker(now, flight.instance, flight.probe, Told::Success);
                 self.stop_sharing(Unshared::Seen);

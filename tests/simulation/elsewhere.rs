@@ -124,6 +124,22 @@ fn a_call_that_is_called_back_does_not_return_to_who_failed_it() {
     assert_eq!(third.instance, other.instance);
 }
 
+/// One call by itself whose answer lacks rows may be as good as any other, and its instance broken.
+#[test]
+fn a_call_alone_whose_answer_lacks_rows_is_tried_elsewhere_once() {
+    let mut three = Three::new();
+    let first = three.call();
+    let failed =
+        |sent: Sent| Event::Done(sent.slot, Outcome::Failed(sent.members, Blame::NotBatched));
+    let instance = first.instance;
+    three.lane.on(three.now, failed(first));
+    let second = three.sent().expect("another instance is tried");
+    assert_ne!(second.instance, instance);
+    three.lane.on(three.now, failed(second));
+    assert!(three.sent().is_none(), "then it is the call");
+    assert!(three.lane.is_idle());
+}
+
 /// A moment before the batch that is on its way is overdue.
 fn moment_before_overdue(three: &Three) -> Instant {
     let overdue = three.lane.wake_at().expect("a batch is on its way");
