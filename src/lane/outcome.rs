@@ -183,6 +183,7 @@ impl<P: Payload> Lane<P> {
     /// one at a time. A call that lost two instances, the second one by itself, is given up: no input
     /// may walk through the fleet.
     fn after_loss(&mut self, now: Instant, flight: &Flight, mut members: Vec<Member<P>>) {
+        let alone = members.len() == 1;
         members.retain(|member| !member.payload.is_abandoned());
         let mut losses = 0;
         for member in &mut members {
@@ -190,7 +191,7 @@ impl<P: Payload> Lane<P> {
             member.avoid = Some(flight.instance);
             losses = losses.max(member.losses);
         }
-        let culprit = members.len() == 1 && losses >= MAX_LOSSES;
+        let culprit = alone && losses >= MAX_LOSSES;
         if members.is_empty() || culprit || self.plan.attempts < 2 || !self.budget.take() {
             return self.give_up(now, flight, members, RefuseReason::Spent, culprit);
         }
@@ -243,8 +244,12 @@ impl<P: Payload> Lane<P> {
 
     /// The instance answered with an error: which call is it?
     fn search(&mut self, now: Instant, flight: &Flight, mut members: Vec<Member<P>>, blame: Blame) {
+        let rode = members.len();
         members.retain(|member| !member.payload.is_abandoned());
         let told = if blame == Blame::Refused { Told::Neutral } else { Told::Failure };
+        if rode > 1 && members.len() == 1 && self.budget.take() {
+            return self.run_alone(now, flight, members, told);
+        }
         if told == Told::Failure && self.may_try_elsewhere(flight, &members) {
             return self.try_elsewhere(now, flight, members, blame);
         }
@@ -272,6 +277,19 @@ impl<P: Payload> Lane<P> {
             self.judge(now, verdict);
         }
         self.trials.halve(case, one, two, depth);
+    }
+
+    /// The callers of all others on board have gone: whether it was this call shows once it runs by
+    /// itself.
+    fn run_alone(&mut self, now: Instant, flight: &Flight, members: Vec<Member<P>>, told: Told) {
+        self.tell_breaker(now, flight.instance, flight.probe, Told::Neutral);
+        self.notice(Notice::Bisected(flight.rows));
+        let case = flight.case.unwrap_or_else(|| self.trials.open(flight.instance, flight.rows));
+        if told == Told::Failure {
+            let verdict = self.trials.accuse(case, flight.instance);
+            self.judge(now, verdict);
+        }
+        self.trials.again(case, members);
     }
 
     /// Whether a call that failed by itself should be run by another instance: it may be the call, or
