@@ -156,7 +156,7 @@ impl<P: Payload> Lane<P> {
                 self.give_up(now, flight, members, RefuseReason::Spent, false);
             }
             // Nobody rides with it whose rows could be missing: it may be the instance.
-            Blame::NotBatched if self.may_try_elsewhere(flight, &members) => {
+            Blame::NotBatched if self.may_try_elsewhere(flight, &members, blame) => {
                 self.try_elsewhere(now, flight, members, blame);
             }
             Blame::NotBatched => {
@@ -250,7 +250,7 @@ impl<P: Payload> Lane<P> {
         if rode > 1 && members.len() == 1 && self.budget.take() {
             return self.run_alone(now, flight, members, told);
         }
-        if told == Told::Failure && self.may_try_elsewhere(flight, &members) {
+        if told == Told::Failure && self.may_try_elsewhere(flight, &members, blame) {
             return self.try_elsewhere(now, flight, members, blame);
         }
         let Some((one, two, depth)) = self.halves(members) else {
@@ -294,7 +294,12 @@ impl<P: Payload> Lane<P> {
 
     /// Whether a call that failed by itself should be run by another instance: it may be the call, or
     /// this instance.
-    fn may_try_elsewhere(&mut self, flight: &Flight, members: &[Member<P>]) -> bool {
+    fn may_try_elsewhere(
+        &mut self,
+        flight: &Flight,
+        members: &[Member<P>],
+        blame: Blame,
+    ) -> bool {
         let [member] = members else { return false };
         // An instance that serves the others is not what is wrong.
         let works = |case| self.trials.has_served(case, flight.instance);
@@ -303,7 +308,7 @@ impl<P: Payload> Lane<P> {
         }
         let in_time = member.attempts.saturating_add(1) < self.plan.attempts;
         in_time
-            && !self.is_too_large(member)
+            && (blame == Blame::NotBatched || !self.is_too_large(member))
             && self.fleet.has_other_up(flight.instance)
             && self.budget.take()
     }
