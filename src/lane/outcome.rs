@@ -294,12 +294,7 @@ impl<P: Payload> Lane<P> {
 
     /// Whether a call that failed by itself should be run by another instance: it may be the call, or
     /// this instance.
-    fn may_try_elsewhere(
-        &mut self,
-        flight: &Flight,
-        members: &[Member<P>],
-        blame: Blame,
-    ) -> bool {
+    fn may_try_elsewhere(&mut self, flight: &Flight, members: &[Member<P>], blame: Blame) -> bool {
         let [member] = members else { return false };
         // An instance that serves the others is not what is wrong.
         let works = |case| self.trials.has_served(case, flight.instance);

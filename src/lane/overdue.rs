@@ -95,6 +95,8 @@ impl<P: Payload> Lane<P> {
         let expected = self.policy.expected(key, instance, rows)?;
         let behind = match self.fleet.batches(instance) {
             0 => Span::ZERO,
+            // Calls that ride alone are sent many at a time, and may be served one after the other.
+            ahead if !self.batchable => expected.times(ahead.into()),
             // It shares the instance, and may have to wait for its turn.
             _ => self.policy.first_back(now, instance).map_or(expected, |(at, _)| at.since(now)),
         };

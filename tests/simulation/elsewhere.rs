@@ -1,12 +1,19 @@
 //! Where a call goes that did not get its answer where it went first.
 
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::collections::VecDeque;
+
 use batchwise::lane::{
     Adaptive, Blame, CallId, Effect, Event, Health, InstanceChange, InstanceId, Instant, Lane,
     LanePlan, Member, Outcome, Payload, ShapeKey, SlotId, Span, Ticket, Track,
 };
 
 const BATCH: Span = Span::from_millis(10);
+/// Calls that an instance gets at a time when they ride alone.
+const ALONE: u32 = 16;
 
+#[derive(Debug)]
 struct Call;
 
 impl Payload for Call {
@@ -38,7 +45,12 @@ struct Sent {
 
 impl Three {
     fn new() -> Self {
-        let plan = LanePlan { instances: 3, max_batch_rows: Some(4), ..LanePlan::default() };
+        let plan = LanePlan {
+            instances: 3,
+            max_batch_rows: Some(4),
+            alone_slots: ALONE,
+            ..LanePlan::default()
+        };
         let lane = Lane::new(plan, Box::new(Adaptive::new(3)));
         let mut three = Self { lane, now: Instant::default(), calls: 0 };
         for id in 0..3 {
@@ -69,6 +81,7 @@ impl Three {
             tenant: None,
             objective: None,
             put_off: Span::ZERO,
+            affinity: None,
         };
         self.lane.on(self.now, Event::Arrive(ticket, Call));
         self.sent().expect("an instance is free")
@@ -137,6 +150,30 @@ fn a_call_alone_whose_answer_lacks_rows_is_tried_elsewhere_once() {
     assert_ne!(second.instance, instance);
     three.lane.on(three.now, failed(second));
     assert!(three.sent().is_none(), "then it is the call");
+    assert!(three.lane.is_idle());
+}
+
+/// Calls that ride alone are sent many at a time, to an instance that may serve one after the other:
+/// who waits for its turn there does not hang.
+#[test]
+fn who_waits_for_its_turn_among_calls_that_ride_alone_is_not_called_back() {
+    let mut three = Three::new();
+    three.lane.on(three.now, Event::NotBatchable);
+    let mut queues = [(); 3].map(|()| VecDeque::new());
+    for _ in 0..3 * ALONE {
+        let sent = three.call();
+        queues[sent.instance.0 as usize].push_back(sent.slot);
+    }
+    for _ in 0..ALONE {
+        three.now = three.now + BATCH;
+        let effect = three.lane.next(three.now);
+        assert!(effect.is_none(), "{effect:?}");
+        for queue in &mut queues {
+            let slot = queue.pop_front().expect("every instance has its share");
+            three.lane.on(three.now, Event::Done(slot, Outcome::Served { batched: true }));
+        }
+        assert!(three.sent().is_none());
+    }
     assert!(three.lane.is_idle());
 }
 
