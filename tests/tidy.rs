@@ -159,6 +159,17 @@ fn tasks_are_spawned_where_something_waits_for_them() {
 }
 
 #[test]
+fn sockets_are_opened_where_another_network_can_take_their_place() {
+    let known = ["app/listeners.rs", "front/listener.rs", "instance/network.rs"];
+    let known: Vec<_> = known.iter().map(|file| source().join(file)).collect();
+    for file in rust_files(&source()).into_iter().filter(|file| !known.contains(file)) {
+        for socket in ["TcpStream", "TcpListener", "UdpSocket", "UnixStream"] {
+            assert!(!code(&file).contains(socket), "{}: {socket}", file.display());
+        }
+    }
+}
+
+#[test]
 fn files_are_short_and_lints_are_expected_not_allowed() {
     for file in rust_files(&source()) {
         let text = fs::read_to_string(&file).unwrap();

@@ -67,7 +67,14 @@ impl Engine {
     /// Tells whoever watches of a batch that has come.
     pub(super) fn tell(&self, model: &str, elements: impl FnOnce() -> Vec<String>) {
         if let Some(witness) = &self.witness {
-            witness.tell(&Arrival { model: model.to_owned(), elements: elements() });
+            witness.tell(&Arrival::Batch { model: model.to_owned(), elements: elements() });
+        }
+    }
+
+    /// Tells whoever watches of a call that a fault strikes.
+    pub(super) fn tell_struck(&self, path: &str, fault: &'static str) {
+        if let Some(witness) = &self.witness {
+            witness.tell(&Arrival::Struck { path: path.to_owned(), fault });
         }
     }
 

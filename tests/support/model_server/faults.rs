@@ -39,6 +39,9 @@ pub(super) async fn answer(
     }
     let call = CallGuard::begin(&engine.counters);
     let faults = engine.switches.draw();
+    if let Some(fault) = faults.name() {
+        engine.tell_struck(request.uri().path(), fault);
+    }
     if faults.stall {
         return std::future::pending().await;
     }

@@ -131,7 +131,7 @@ impl ModelServer {
     pub async fn start(mut options: Options) -> std::io::Result<Self> {
         let grpc = listen::bind(&mut options.grpc).await?;
         let http = listen::bind(&mut options.http).await?;
-        Self::start_on(grpc, http, options)
+        Self::start_on(grpc, http, &options)
     }
 
     /// Serves those who come to these listeners, for gRPC and for HTTP.
@@ -141,17 +141,17 @@ impl ModelServer {
     pub fn start_on<L: Listener>(
         grpc_listener: L,
         http_listener: L,
-        options: Options,
+        options: &Options,
     ) -> std::io::Result<Self> {
-        let engine = Arc::new(Engine::new(&options)?);
+        let engine = Arc::new(Engine::new(options)?);
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         if !options.unready_for.is_zero() {
-            let ready = options.settings.ready;
+            let (ready, unready_for) = (options.settings.ready, options.unready_for);
             engine.switches.set(|settings| settings.ready = false);
             let (engine, stop) = (Arc::clone(&engine), stop.clone());
             tasks.spawn(async move {
-                let slept = tokio::time::sleep(options.unready_for);
+                let slept = tokio::time::sleep(unready_for);
                 if stop.run_until_cancelled(slept).await.is_some() {
                     engine.switches.set(|settings| settings.ready = ready);
                 }

@@ -220,6 +220,19 @@ pub(super) struct Faults {
     pub(super) garbage: bool,
 }
 
+impl Faults {
+    /// What strikes first; `None` when nothing does.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        match self {
+            Self { stall: true, .. } => Some("stall"),
+            Self { drop: Some(_), .. } => Some("drop"),
+            Self { refuse: Some(_), .. } => Some("refuse"),
+            Self { garbage: true, .. } => Some("garbage"),
+            _ => None,
+        }
+    }
+}
+
 /// The settings of a running server, shared with whoever wants to change them.
 #[derive(Debug)]
 pub struct Switches {

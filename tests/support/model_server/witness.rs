@@ -3,16 +3,27 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A batch that has come, before it is executed.
+/// What has come.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arrival {
-    /// The model's name in the request.
-    pub model: String,
-    /// The elements of the first input (KServe v2), the instances (v1), the texts (OpenAI), as text.
-    pub elements: Vec<String>,
+pub enum Arrival {
+    /// A batch that is about to be executed.
+    Batch {
+        /// The model's name in the request.
+        model: String,
+        /// The elements of the first input (KServe v2), the instances (v1), the texts (OpenAI), as
+        /// text.
+        elements: Vec<String>,
+    },
+    /// A call that a fault strikes, and which: it may never be read.
+    Struck {
+        /// The path of the request.
+        path: String,
+        /// The fault.
+        fault: &'static str,
+    },
 }
 
-/// Is told of every batch.
+/// Is told of everything that comes.
 #[derive(Clone)]
 pub struct Witness(Arc<dyn Fn(&Arrival) + Send + Sync>);
 
