@@ -46,7 +46,7 @@ async fn leave(scene: &Scene, point: Point) -> Result<Duration, Failure> {
         Point::Queued => {
             let running = tokio::spawn({
                 let caller = caller.clone();
-                async move { caller.ask(LONG).await.map(|response| response.into_body()) }
+                async move { caller.ask(LONG).await.map(http::Response::into_body) }
             });
             until(|| scene.engine.sequences() == 1).await?;
             Some(running)
