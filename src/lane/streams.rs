@@ -122,8 +122,10 @@ impl StreamLimit {
 
     /// A stream was sent; so many are on their way now.
     pub(super) fn sent(&mut self, streams: u32) {
-        // Those that leave spare places to others would take them, too.
-        self.reached |= streams + self.spare() >= self.limit;
+        // Those that leave spare places to others would take them, too. Once the limit is about right it
+        // does not rise for their sake: the spare places would be those that the engine has not.
+        let spare = if self.doubles { self.spare() } else { 0 };
+        self.reached |= streams + spare >= self.limit;
     }
 
     /// The first event came of a stream, or a whole reply, which tells only that it found a place.
