@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::{Report, replay, run};
 
 /// So many runs take some twenty seconds.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
