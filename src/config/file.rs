@@ -72,6 +72,7 @@ pub(super) struct ModelWritten {
     pub(super) breaker: BreakerWritten,
     pub(super) retry: RetryWritten,
     pub(super) hedge: HedgeWritten,
+    pub(super) controlled_delay: ControlledDelayWritten,
 }
 
 impl ModelWritten {
@@ -111,6 +112,13 @@ pub(super) struct BreakerWritten {
 pub(super) struct RetryWritten {
     pub(super) attempts: Written<u32>,
     pub(super) idempotent: Written<bool>,
+}
+
+/// `[model.controlled_delay]`
+#[derive(Debug, Default)]
+pub(super) struct ControlledDelayWritten {
+    pub(super) enabled: Written<bool>,
+    pub(super) target: Written<AutoOr<Duration>>,
 }
 
 /// `[model.hedge]`
@@ -183,6 +191,10 @@ fn read_model(mut table: TableReader<'_, '_>) -> ModelWritten {
         breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
         retry: table.table("retry").map(read_retry).unwrap_or_default(),
         hedge: table.table("hedge").map(read_hedge).unwrap_or_default(),
+        controlled_delay: table
+            .table("controlled_delay")
+            .map(read_controlled_delay)
+            .unwrap_or_default(),
     }
 }
 
@@ -211,6 +223,13 @@ fn read_breaker(mut table: TableReader<'_, '_>) -> BreakerWritten {
 
 fn read_retry(mut table: TableReader<'_, '_>) -> RetryWritten {
     RetryWritten { attempts: table.integer("attempts"), idempotent: table.boolean("idempotent") }
+}
+
+fn read_controlled_delay(mut table: TableReader<'_, '_>) -> ControlledDelayWritten {
+    ControlledDelayWritten {
+        enabled: table.boolean("enabled"),
+        target: table.duration_or_auto("target"),
+    }
 }
 
 fn read_hedge(mut table: TableReader<'_, '_>) -> HedgeWritten {

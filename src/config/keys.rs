@@ -386,7 +386,7 @@ static MODEL: Table = Table {
             "Whether instances are asked for the usage of streams whose callers did not ask, to count their tokens; callers do not see it.",
         ),
     ],
-    tables: &[&HEALTH, &BREAKER, &RETRY, &HEDGE],
+    tables: &[&HEALTH, &BREAKER, &RETRY, &HEDGE, &CONTROLLED_DELAY],
     unsupported: &["discovery", "cache"],
 };
 
@@ -509,6 +509,30 @@ static RETRY: Table = Table {
             Kind::Boolean,
             "true",
             "Whether a batch may be sent again after an instance may have begun it.",
+        ),
+    ],
+    tables: &[],
+    unsupported: &[],
+};
+
+static CONTROLLED_DELAY: Table = Table {
+    name: "controlled_delay",
+    place: "in [model.controlled_delay]",
+    path: "model.controlled_delay",
+    list: false,
+    about: "Whether calls are refused at once that would wait too long in a queue which has been standing for a while.",
+    keys: &[
+        Key::new(
+            "enabled",
+            Kind::Boolean,
+            "false",
+            "Whether they are; else they wait as long as their deadlines and the size of the queue allow.",
+        ),
+        Key::new(
+            "target",
+            Kind::DurationOrAuto(DURATION_MIN, DURATION_MAX),
+            "\"auto\"",
+            "How long is too long; auto: longer than two of the largest batches take.",
         ),
     ],
     tables: &[],

@@ -30,8 +30,9 @@ pub use address::{AddressError, GRPC_PORT, HTTP_PORT};
 pub use diff::Difference;
 pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
 pub use plan::{
-    BatchApiPlan, BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan,
-    InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan,
+    BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
+    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+    StreamPlan,
 };
 pub use text::ConfigText;
 

@@ -223,6 +223,8 @@ pub struct ModelPlan {
     pub retry: RetryPlan,
     /// Whether a batch that is slow to come back is sent to a second instance as well.
     pub hedge: HedgePlan,
+    /// Whether who would wait too long is refused while the queue stands.
+    pub controlled_delay: ControlledDelayPlan,
     /// How streams of events are relayed.
     pub stream: StreamPlan,
 }
@@ -337,6 +339,15 @@ pub struct HedgePlan {
     pub enabled: bool,
     /// After how long; `None`: once it takes longer than 95 % of batches.
     pub delay: Option<Duration>,
+}
+
+/// Whether who would wait too long is refused while the queue stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlledDelayPlan {
+    /// Whether it is so.
+    pub enabled: bool,
+    /// How long is too long; `None`: longer than two of the largest batches take.
+    pub target: Option<Duration>,
 }
 
 /// How streams of events are relayed.

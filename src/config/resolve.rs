@@ -13,8 +13,8 @@ use super::file::{
 };
 use super::instances::resolve_instances;
 use super::plan::{
-    BatchApiPlan, BreakerPlan, HealthPlan, HedgePlan, ModelPlan, Plan, Protocol, RetryPlan,
-    ServerPlan, StreamPlan,
+    BatchApiPlan, BreakerPlan, ControlledDelayPlan, HealthPlan, HedgePlan, ModelPlan, Plan,
+    Protocol, RetryPlan, ServerPlan, StreamPlan,
 };
 use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};
@@ -226,6 +226,10 @@ fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Read
         hedge: HedgePlan {
             enabled: written.hedge.enabled.or(HedgePlan::default().enabled),
             delay: auto_is_none(&written.hedge.delay),
+        },
+        controlled_delay: ControlledDelayPlan {
+            enabled: written.controlled_delay.enabled.or(ControlledDelayPlan::default().enabled),
+            target: auto_is_none(&written.controlled_delay.target),
         },
         stream: resolve_stream(written),
     }

@@ -23,8 +23,8 @@ use crate::call::Call;
 use crate::config::{self, ModelPlan, Protocol};
 use crate::instance::{Description, Instance};
 use crate::lane::{
-    Adaptive, BreakerPlan, Event, FixedDelay, HedgeDelay, InstanceChange, InstanceId, Lane,
-    LanePlan, Objective, Policy,
+    Adaptive, BreakerPlan, ControlledDelay, Event, FixedDelay, HedgeDelay, InstanceChange,
+    InstanceId, Lane, LanePlan, Objective, Policy,
 };
 use crate::telemetry::{ModelMetrics, Telemetry};
 
@@ -327,6 +327,12 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
         hedge: plan.hedge.enabled.then(|| match plan.hedge.delay {
             None => HedgeDelay::Learned,
             Some(delay) => HedgeDelay::Fixed(delay.into()),
+        }),
+        controlled_delay: plan.controlled_delay.enabled.then(|| {
+            match plan.controlled_delay.target {
+                None => ControlledDelay::Learned,
+                Some(target) => ControlledDelay::Fixed(target.into()),
+            }
         }),
         breaker: breaker_plan(&plan.breaker),
     }

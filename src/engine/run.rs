@@ -216,7 +216,7 @@ impl Engine {
         let Some(sender) = self.sender.upgrade() else { return };
         let Some(target) = self.target(id) else { return };
         self.metrics.batch_size.record(f64::from(batch.rows));
-        self.metrics.batch_cut(batch.cause.label());
+        self.metrics.batch_cut(batch.cause);
         let context = SlotContext {
             slot,
             inbox: sender,
@@ -293,6 +293,14 @@ impl Engine {
                     self.model
                 );
                 Fault::new(FaultKind::Shed, message).with_retry_after(advice())
+            }
+            RefuseReason::Standing => {
+                self.metrics.shed(ticket.priority, "standing");
+                let message = format!(
+                    "the queue of model '{}' has been standing for a while: a call would wait too long in it",
+                    self.model
+                );
+                Fault::new(FaultKind::QueueFull, message).with_retry_after(advice())
             }
             RefuseReason::Deadline => {
                 Fault::deadline(Duration::from(self.clock.now().since(ticket.arrived)))

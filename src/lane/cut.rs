@@ -402,6 +402,7 @@ impl<P: Payload> Lane<P> {
             .then(|| self.overlap(now, instance, key.as_ref(), rows, role))
             .flatten();
         let should_take = self.should_take(now, instance, key.as_ref(), rows);
+        self.note_waits(now, &members);
         let overdue_at = self.overdue_at(now, &members, should_take);
         self.overdue.extend(overdue_at.map(|at| (at, slot)));
         let expected = self.policy.expected(key.as_ref(), instance, rows);

@@ -6,6 +6,7 @@ use super::breaker::{BreakerPlan, BreakerState};
 use super::fleet::{Health, InstanceView};
 use super::hedge::HedgeDelay;
 use super::policy::{Calculated, Calculation, Learned};
+use super::standing::ControlledDelay;
 use super::streams::EngineLoad;
 use super::ticket::{CallId, Member, TenantId, Ticket, Track};
 use super::{InstanceId, Span};
@@ -46,6 +47,8 @@ pub struct LanePlan {
     pub attempts: u8,
     /// When a batch that is slow to come back is sent to a second instance; `None`: never.
     pub hedge: Option<HedgeDelay>,
+    /// How long calls may wait once their queue stands; `None`: as long as their deadlines allow.
+    pub controlled_delay: Option<ControlledDelay>,
     /// When a breaker opens and for how long.
     pub breaker: BreakerPlan,
 }
@@ -68,6 +71,7 @@ impl Default for LanePlan {
             stream_slots: Some(1),
             attempts: 2,
             hedge: None,
+            controlled_delay: None,
             breaker: BreakerPlan::default(),
         }
     }
@@ -237,6 +241,26 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Each cause, at the place of its number.
+    pub const ALL: [Cause; 16] = [
+        Cause::Full,
+        Cause::Idle,
+        Cause::Balance,
+        Cause::Gather,
+        Cause::Delay,
+        Cause::Size,
+        Cause::Spread,
+        Cause::Explore,
+        Cause::Width,
+        Cause::Deadline,
+        Cause::Slo,
+        Cause::Budget,
+        Cause::Drain,
+        Cause::Alone,
+        Cause::Probe,
+        Cause::Bisect,
+    ];
+
     /// As metrics and the status write it.
     pub const fn label(self) -> &'static str {
         match self {
@@ -267,6 +291,8 @@ pub enum RefuseReason {
     QueueFull,
     /// A more urgent call needed its place.
     Shed,
+    /// The queue stands, and it would have waited too long.
+    Standing,
     /// Its deadline passed while it waited.
     Deadline,
     /// Nothing is accepted any more.

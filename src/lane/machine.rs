@@ -12,6 +12,7 @@ use super::offenders::{Offender, Offenders};
 use super::overdue::{Lateness, Recall};
 use super::policy::{Policy, Server};
 use super::queue::Queue;
+use super::standing::Standing;
 use super::ticket::{CallId, Member, Payload, Place, ShapeKey, Ticket, Track};
 use super::trial::{CaseId, Trials};
 use super::waiting::Waiting;
@@ -48,6 +49,7 @@ pub struct Lane<P> {
     pub(super) batchable: bool,
     pub(super) draining: bool,
     pub(super) waiting: Waiting,
+    pub(super) standing: Standing,
     /// Rows that are owed to the least urgent level, for what more urgent ones had.
     pub(super) owed_rows: f64,
     /// When calls of several priorities waited last.
@@ -136,6 +138,7 @@ impl<P: Payload> Lane<P> {
             batchable: true,
             draining: false,
             waiting: Waiting::default(),
+            standing: Standing::default(),
             owed_rows: 0.0,
             mixed_at: None,
             stream_levels: BTreeMap::new(),
@@ -236,6 +239,9 @@ impl<P: Payload> Lane<P> {
         if self.comes_too_late(now, &member.ticket) {
             return self.refuse(member, RefuseReason::Deadline);
         }
+        if self.waits_too_long(now, &member.ticket) {
+            return self.refuse(member, RefuseReason::Standing);
+        }
         if !self.make_room(now, &member.ticket) {
             return self.refuse(member, RefuseReason::QueueFull);
         }
@@ -247,7 +253,7 @@ impl<P: Payload> Lane<P> {
     }
 
     /// How long the instances need for so many rows at least.
-    fn time_for(&self, rows: u64) -> Span {
+    pub(super) fn time_for(&self, rows: u64) -> Span {
         if self.capacity > 0.0 && rows > 0 {
             Span::from_nanos((rows as f64 / self.capacity) as u64)
         } else {

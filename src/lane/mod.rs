@@ -27,6 +27,7 @@ mod overdue;
 mod policy;
 mod queue;
 mod room;
+mod standing;
 mod streams;
 mod ticket;
 mod time;
@@ -47,6 +48,7 @@ pub use policy::{
     Adaptive, Calculated, Calculation, Decision, Departure, FixedDelay, Learned, LearnedCurve,
     Policy, Server, View,
 };
+pub use standing::ControlledDelay;
 pub use streams::EngineLoad;
 pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, TenantId, Ticket, Track};
 pub use time::{Instant, Span};

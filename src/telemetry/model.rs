@@ -8,6 +8,7 @@ use metrics::{Counter, Histogram, Label};
 
 use super::shown::Shown;
 use super::{Metric, OwnedGauge, SharedGauge, Telemetry};
+use crate::lane::Cause;
 
 /// The way by which a call came in: the label `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +68,6 @@ pub(super) fn outcome_index(outcome: &'static str) -> usize {
     OUTCOMES.iter().position(|&known| known == outcome).unwrap_or(0)
 }
 
-/// Why a batch may have been cut.
-const CAUSES: [&str; 15] = [
-    "full", "idle", "balance", "gather", "delay", "size", "explore", "width", "deadline", "slo",
-    "budget", "drain", "alone", "probe", "bisect",
-];
-
 /// The metrics of one model.
 pub struct ModelMetrics {
     telemetry: Telemetry,
@@ -82,7 +77,7 @@ pub struct ModelMetrics {
     request_duration: Vec<Histogram>,
     queue_duration: Vec<Histogram>,
     queue_depth: Vec<SharedGauge>,
-    batches: [OnceLock<Counter>; CAUSES.len()],
+    batches: [OnceLock<Counter>; Cause::ALL.len()],
     tokens: [OnceLock<Counter>; 2],
     /// Rows of the batches sent.
     pub batch_size: Histogram,
@@ -189,12 +184,11 @@ impl ModelMetrics {
     }
 
     /// A batch was cut, for one of the causes.
-    pub fn batch_cut(&self, cause: &'static str) {
-        let index = CAUSES.iter().position(|&known| known == cause).unwrap_or(0);
-        if let Some(cell) = self.batches.get(index) {
+    pub fn batch_cut(&self, cause: Cause) {
+        if let Some(cell) = self.batches.get(cause as usize) {
             cell.get_or_init(|| {
                 let model = Label::new("model", self.model.clone());
-                let labels = vec![model, Label::new("reason", cause)];
+                let labels = vec![model, Label::new("reason", cause.label())];
                 self.telemetry.counter(Metric::Batches, labels)
             })
             .increment(1);
@@ -296,5 +290,25 @@ impl InstanceMetrics {
 impl Drop for InstanceMetrics {
     fn drop(&mut self) {
         self.shown.leave(&self.model, &self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_is_counted_by_itself() {
+        let telemetry = Telemetry::new().unwrap();
+        let metrics = ModelMetrics::new(&telemetry, "m", 1, &[]);
+        for (number, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, number);
+            metrics.batch_cut(cause);
+        }
+        let page = telemetry.render();
+        for cause in Cause::ALL {
+            let line = format!("reason=\"{}\"}} 1", cause.label());
+            assert!(page.lines().any(|shown| shown.ends_with(&line)), "{line}\n{page}");
+        }
     }
 }

@@ -68,7 +68,7 @@ proptest! {
             "name", "protocol", "instances", "upstream_name", "max_batch_size", "max_queue_delay",
             "max_batch_bytes", "max_batch_tokens",
             "slo", "max_queue_size", "max_queue_bytes", "priority_levels", "default_priority",
-            "timeout", "max_concurrency", "health", "breaker", "retry",
+            "timeout", "max_concurrency", "health", "breaker", "retry", "hedge", "controlled_delay",
         ]),
         value in prop::sample::select(vec![
             "-1", "1.5", "nan", "inf", "true", "[]", "[1]", "[[]]", "{}", "{ x = 1 }", "\"\"",
@@ -82,7 +82,7 @@ proptest! {
             }
         }
         text.push_str(&format!("{key} = {value}\n"));
-        let empty_table = ["health", "breaker", "retry"].contains(&key) && value == "{}";
+        let empty_table = ["health", "breaker", "retry", "hedge", "controlled_delay"].contains(&key) && value == "{}";
         // A control character is a legal part of this text only.
         let result = Plan::parse(&text, Path::new("models.toml"));
         let odd_but_legal = key == "upstream_name" && value.contains("u0000");

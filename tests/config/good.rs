@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use batchwise::config::{
-    BatchApiPlan, BreakerPlan, EmbeddedKind, HealthPlan, HedgePlan, InstanceAddress, InstancePlan,
-    InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan, StreamPlan, load,
+    BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
+    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
+    StreamPlan, load,
 };
 
 use crate::{files, folder};
@@ -88,6 +89,7 @@ fn a_minimal_file_gets_every_default() {
             },
             retry: RetryPlan { attempts: 2, idempotent: true },
             hedge: HedgePlan { enabled: false, delay: None },
+            controlled_delay: ControlledDelayPlan { enabled: false, target: None },
             stream: StreamPlan {
                 heartbeat: Some(Duration::from_secs(15)),
                 idle_timeout: Duration::from_secs(300),
@@ -161,6 +163,10 @@ fn every_option_reaches_its_place_in_the_plan() {
             },
             retry: RetryPlan { attempts: 3, idempotent: false },
             hedge: HedgePlan { enabled: true, delay: Some(Duration::from_millis(13)) },
+            controlled_delay: ControlledDelayPlan {
+                enabled: true,
+                target: Some(Duration::from_millis(14)),
+            },
             stream: StreamPlan {
                 heartbeat: Some(Duration::from_secs(13)),
                 idle_timeout: Duration::from_secs(840),

@@ -11,4 +11,5 @@ mod lead;
 mod objective;
 mod ratios;
 mod row;
+mod standing;
 mod urgent;

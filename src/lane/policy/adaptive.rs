@@ -374,7 +374,9 @@ impl Family {
             return send(rows, Cause::Explore);
         }
         if view.mixed && objective.is_none() && waiting >= best {
-            let rows = spread::rows(|rows| outlook.time(rows), best, &outlook.remaining, servers);
+            let waited = millis(view.now.since(view.oldest));
+            let time = |rows| outlook.time(rows);
+            let rows = spread::rows(time, best, &outlook.remaining, servers, waited);
             return send(rows, if rows < told { Cause::Spread } else { Cause::Full });
         }
         let Size { rows, full, wanted } = outlook.size();

