@@ -147,7 +147,11 @@ impl Entry {
                     && (matches!(trouble.fault, Fault::Silent(_) | Fault::Far(_))
                         || slow.contains(&trouble.fault))
             });
-            if *at > self.ended.unwrap_or(u64::MAX).saturating_add(UNTIL_KNOWN) && !delayed {
+            let gone = self.ended.unwrap_or(u64::MAX);
+            // Who rides in a batch that others still wait for is sent along with it.
+            let along = scenario.hedges(&self.call.model)
+                && self.arrivals.iter().any(|(earlier, _)| *earlier <= gone);
+            if *at > gone.saturating_add(UNTIL_KNOWN) && !delayed && !along {
                 return Err(format!("came to {host} at {at} us, after its caller had gone"));
             }
         }

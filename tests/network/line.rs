@@ -124,6 +124,13 @@ impl Line {
         self.lock().reset();
     }
 
+    /// It is not cut any more.
+    pub(crate) fn spare(&self) {
+        for way in &mut self.lock().ways {
+            way.cut_after = None;
+        }
+    }
+
     /// Lets whoever reads look again.
     pub(crate) fn wake(&self) {
         self.lock().wake();

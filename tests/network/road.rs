@@ -115,9 +115,12 @@ impl Road {
         self.state().cut = Some((direction, after));
     }
 
-    /// Takes back a cut that has not come to pass.
+    /// Takes back a cut that has not come to pass, also of a line that already counts its bytes.
     pub(crate) fn cut_none(&self) {
         self.state().cut = None;
+        for line in self.lines() {
+            line.spare();
+        }
     }
 
     pub(crate) fn take_cut(&self, direction: Direction) -> Option<usize> {

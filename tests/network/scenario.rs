@@ -174,6 +174,18 @@ impl Scenario {
         self.phases[phase].trouble.as_ref().map(|trouble| trouble.fault)
     }
 
+    /// Whether batches of a model may be sent to a second instance, at any time.
+    pub(crate) fn hedges(&self, model: &str) -> bool {
+        let reloads = self.phases.iter().filter_map(|phase| match &phase.order {
+            Some((_, Order::Reload(models))) => Some(models),
+            _ => None,
+        });
+        let models = std::iter::once(&self.models).chain(reloads).flatten();
+        models
+            .filter(|it| it.name == model)
+            .any(|it| it.keys.iter().any(|key| key.starts_with("[model.hedge]")))
+    }
+
     /// The configuration of some models, as a file has it.
     pub(crate) fn configuration(models: &[Model]) -> String {
         let mut text = "[server]\ntrust_tenant_header = true\n".to_owned();
