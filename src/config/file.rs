@@ -91,6 +91,7 @@ pub(super) struct HealthWritten {
     pub(super) timeout: Written<Duration>,
     pub(super) unhealthy_after: Written<u32>,
     pub(super) healthy_after: Written<u32>,
+    pub(super) loading_hold: Written<Duration>,
     pub(super) path: Written<String>,
 }
 
@@ -204,6 +205,7 @@ fn read_health(mut table: TableReader<'_, '_>) -> HealthWritten {
         timeout: table.duration("timeout"),
         unhealthy_after: table.integer("unhealthy_after"),
         healthy_after: table.integer("healthy_after"),
+        loading_hold: table.duration("loading_hold"),
         path: table.text("path"),
     }
 }

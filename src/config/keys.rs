@@ -421,6 +421,12 @@ static HEALTH: Table = Table {
             "1",
             "Good probes in a row that make it healthy again.",
         ),
+        Key::new(
+            "loading_hold",
+            Kind::Duration(Duration::ZERO, DURATION_MAX),
+            "\"30s\"",
+            "How long calls wait, within their deadlines, for an instance that answers that it is not ready yet, where no other is up.",
+        ),
         Key::absent(
             "path",
             Kind::Text,

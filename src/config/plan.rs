@@ -262,6 +262,8 @@ pub struct HealthPlan {
     pub unhealthy_after: u32,
     /// Good probes in a row that make it healthy again.
     pub healthy_after: u32,
+    /// For how long calls wait for an instance that says that it loads the model.
+    pub loading_hold: Duration,
     /// Path of the probe, for protocols over HTTP; `None`: the protocol's own readiness path.
     pub path: Option<String>,
 }
@@ -273,6 +275,7 @@ impl Default for HealthPlan {
             timeout: Duration::from_secs(1),
             unhealthy_after: 2,
             healthy_after: 1,
+            loading_hold: Duration::from_secs(30),
             path: None,
         }
     }

@@ -337,6 +337,7 @@ fn resolve_health(
         timeout: written.timeout.or(default.timeout.min(interval)),
         unhealthy_after: written.unhealthy_after.or(default.unhealthy_after),
         healthy_after: written.healthy_after.or(default.healthy_after),
+        loading_hold: written.loading_hold.or(default.loading_hold),
         path: written.path.value().cloned(),
     }
 }

@@ -334,6 +334,7 @@ fn lane_plan(plan: &ModelPlan) -> LanePlan {
                 Some(target) => ControlledDelay::Fixed(target.into()),
             }
         }),
+        loading_hold: plan.health.loading_hold.into(),
         breaker: breaker_plan(&plan.breaker),
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::run::Message;
 use crate::config::HealthPlan;
-use crate::instance::{BatchLimit, Description, Instance};
+use crate::instance::{BatchLimit, Description, Instance, NotUp};
 use crate::lane::{EngineLoad, Event, Health, InstanceChange, InstanceId};
 use crate::telemetry::ModelMetrics;
 
@@ -148,22 +148,23 @@ impl Watch {
     async fn watch_health(&self) {
         let mut run = Run::default();
         let mut described = false;
+        let mut told = Health::Unknown;
         while self.inbox.upgrade().is_some() {
             let probe = tokio::time::timeout(self.plan.timeout, self.instance.probe()).await;
-            let outcome = probe.unwrap_or_else(|_| Err("no reply within the time-out".to_owned()));
-            let verdict = run.note(&self.plan, outcome.is_ok());
-            self.state.set_trouble(outcome.err());
-            if let Some(up) = verdict {
-                // What an instance says is asked again whenever it comes back: it may be another.
-                described &= !up;
-                if up {
-                    described = self.describe().await;
-                }
-                self.tell_health(up).await;
-            } else if run.up && !described {
+            let silent = || NotUp::Down("no reply within the time-out".to_owned());
+            let outcome = probe.unwrap_or_else(|_| Err(silent()));
+            let health = run.note(&self.plan, &outcome);
+            self.state.set_trouble(outcome.err().map(|trouble| trouble.to_string()));
+            let is_up = health == Health::Up;
+            // What an instance says is asked again whenever it comes back: it may be another.
+            described &= is_up && told == health;
+            if is_up && !described {
                 described = self.describe().await;
             }
-            let pause = if run.up { self.plan.interval } else { self.retry_pause() };
+            if std::mem::replace(&mut told, health) != health {
+                self.tell_health(health).await;
+            }
+            let pause = if is_up { self.plan.interval } else { self.retry_pause() };
             tokio::time::sleep(pause).await;
         }
     }
@@ -173,19 +174,21 @@ impl Watch {
         (self.plan.interval / 4).max(Duration::from_millis(50)).min(self.plan.interval)
     }
 
-    async fn tell_health(&self, up: bool) {
+    async fn tell_health(&self, health: Health) {
+        let up = health == Health::Up;
         self.state.set_healthy(up);
         if let Some(metrics) = self.metrics.instances.get(self.index) {
             metrics.healthy.set(f64::from(u8::from(up)));
         }
         let (model, instance) = (&*self.model, &*self.state.name);
-        if up {
-            tracing::info!(model, instance, "instance is up");
-        } else {
-            let trouble = self.state.trouble().unwrap_or_default();
-            tracing::warn!(model, instance, trouble, "instance is down");
+        let trouble = || self.state.trouble().unwrap_or_default();
+        match health {
+            Health::Up => tracing::info!(model, instance, "instance is up"),
+            Health::Loading => {
+                tracing::info!(model, instance, trouble = trouble(), "instance is not ready yet");
+            }
+            _ => tracing::warn!(model, instance, trouble = trouble(), "instance is down"),
         }
-        let health = if up { Health::Up } else { Health::Down };
         self.tell(Event::Instance(self.id(), InstanceChange::Health(health))).await;
     }
 
@@ -237,22 +240,27 @@ struct Run {
 }
 
 impl Run {
-    /// Returns whether the instance is up, when that is news. The very first failure counts at
-    /// once: nobody has relied on the instance yet.
-    fn note(&mut self, plan: &HealthPlan, good: bool) -> Option<bool> {
+    /// Returns how the instance is. The very first failure counts at once: nobody has relied on the
+    /// instance yet.
+    fn note(&mut self, plan: &HealthPlan, outcome: &Result<(), NotUp>) -> Health {
+        let good = outcome.is_ok();
         if good {
             (self.good, self.bad) = (self.good.saturating_add(1), 0);
         } else {
             (self.good, self.bad) = (0, self.bad.saturating_add(1));
         }
-        let up = match (self.known, good) {
+        self.up = match (self.known, good) {
             (false, _) => good,
             (true, true) => self.up || self.good >= plan.healthy_after,
             (true, false) => self.up && self.bad < plan.unhealthy_after,
         };
-        let news = !self.known || up != self.up;
-        (self.known, self.up) = (true, up);
-        news.then_some(up)
+        self.known = true;
+        match outcome {
+            _ if self.up => Health::Up,
+            // One that is ready, but not for long enough yet, is about to be up.
+            Ok(()) | Err(NotUp::Loading(_)) => Health::Loading,
+            Err(NotUp::Down(_)) => Health::Down,
+        }
     }
 }
 
@@ -260,20 +268,26 @@ impl Run {
 mod tests {
     use super::*;
 
+    fn down() -> NotUp {
+        NotUp::Down("gone".to_owned())
+    }
+
     #[test]
     fn health_takes_runs_of_probes() {
         let plan = HealthPlan { unhealthy_after: 2, healthy_after: 2, ..HealthPlan::default() };
         let mut run = Run::default();
         let verdicts: Vec<_> = [true, false, true, false, false, true, false, true, true]
-            .map(|good| run.note(&plan, good))
+            .map(|good| run.note(&plan, &good.then_some(()).ok_or_else(down)))
             .into();
-        let expected = [Some(true), None, None, None, Some(false), None, None, None, Some(true)];
-        assert_eq!(verdicts, expected);
+        use Health::{Down, Loading, Up};
+        assert_eq!(verdicts, [Up, Up, Up, Up, Down, Loading, Down, Loading, Up]);
     }
 
     #[test]
     fn the_first_probe_counts_at_once() {
         let plan = HealthPlan::default();
-        assert_eq!(Run::default().note(&plan, false), Some(false));
+        assert_eq!(Run::default().note(&plan, &Err(down())), Health::Down);
+        let loading = NotUp::Loading("not yet".to_owned());
+        assert_eq!(Run::default().note(&plan, &Err(loading)), Health::Loading);
     }
 }

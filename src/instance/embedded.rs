@@ -9,7 +9,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 
 use super::{
-    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, TensorDescription,
+    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, NotUp, TensorDescription,
 };
 use crate::call::{
     Answer, Fault, FaultKind, InferAnswer, InferRequest, ItemsAnswer, ItemsRequest, RelayAnswer,
@@ -52,7 +52,7 @@ impl Instance for EmbeddedTensors {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -115,7 +115,7 @@ impl Instance for EmbeddedEmbedding {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -149,7 +149,7 @@ impl Instance for EmbeddedEcho {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(async { Ok(()) })
     }
 

@@ -1,8 +1,9 @@
 //! Paths that name a model, and the questions of probes.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::NotUp;
 use super::connection::{HttpClient, HttpReply};
 use super::http_status::failure_of;
 use crate::tensor::Rope;
@@ -32,8 +33,29 @@ pub(super) async fn get_success(client: &HttpClient, path: &str) -> Result<HttpR
     if reply.status.is_success() {
         return Ok(reply);
     }
-    let message = failure_of(&reply).fault.message;
-    Err(format!("GET {path}: status {}: {message}", reply.status.as_u16()))
+    Err(words(path, &reply))
+}
+
+/// Asks whether a server is ready.
+pub(super) async fn get_ready(client: &HttpClient, path: &str) -> Result<HttpReply, NotUp> {
+    let reply = get(client, path).await?;
+    if reply.status.is_success() {
+        return Ok(reply);
+    }
+    Err(not_ready(reply.status, words(path, &reply)))
+}
+
+/// What the status of a probe says: 503 is how servers answer that load their model.
+pub(super) fn not_ready(status: StatusCode, words: String) -> NotUp {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => NotUp::Loading(words),
+        _ => NotUp::Down(words),
+    }
+}
+
+fn words(path: &str, reply: &HttpReply) -> String {
+    let message = failure_of(reply).fault.message;
+    format!("GET {path}: status {}: {message}", reply.status.as_u16())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::channel::Channel;
 use super::connection::{MAX_REPLY_BYTES, chain, insert_context};
 use super::describe::{Configuration, DeclaredTensor, Metadata, describe};
 use super::grpc_status::GrpcError;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, Fault, FaultKind, InferRequest, Work};
 use crate::config::InstanceUrl;
 use crate::tensor::Rope;
@@ -138,26 +138,27 @@ impl KserveGrpc {
         }
     }
 
-    async fn ask_ready(&self) -> Result<(), String> {
+    async fn ask_ready(&self) -> Result<(), NotUp> {
         let question = pb::ModelReadyRequest { name: self.model.clone(), version: String::new() };
         let ready = match self.ask::<pb::ModelReadyResponse>("ModelReady", &question).await {
             Ok(reply) => reply.ready,
             Err(Refused::Status(status)) if status.code == Code::Unimplemented => {
                 return self.ask_server_ready().await;
             }
-            Err(refused) => return Err(refused.to_string()),
+            Err(refused) => return Err(refused.to_string().into()),
         };
-        if ready { Ok(()) } else { Err(format!("model '{}' is not ready", self.model)) }
+        let words = || format!("model '{}' is not ready", self.model);
+        if ready { Ok(()) } else { Err(NotUp::Loading(words())) }
     }
 
-    async fn ask_server_ready(&self) -> Result<(), String> {
+    async fn ask_server_ready(&self) -> Result<(), NotUp> {
         let question = pb::ServerReadyRequest {};
         match self.ask::<pb::ServerReadyResponse>("ServerReady", &question).await {
             Ok(reply) if reply.ready => Ok(()),
-            Ok(_) => Err("the server is not ready".to_owned()),
+            Ok(_) => Err(NotUp::Loading("the server is not ready".to_owned())),
             // A server that can only infer is up when it answers at all.
             Err(Refused::Status(status)) if status.code == Code::Unimplemented => Ok(()),
-            Err(refused) => Err(refused.to_string()),
+            Err(refused) => Err(refused.to_string().into()),
         }
     }
 
@@ -244,7 +245,7 @@ impl Instance for KserveGrpc {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(self.ask_ready())
     }
 

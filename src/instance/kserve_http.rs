@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::connection::{HttpClient, HttpReply, MAX_REPLY_BYTES, insert_http_context};
 use super::describe::{Configuration, DeclaredTensor, Metadata, describe};
-use super::http_paths::{get, get_success, segment};
+use super::http_paths::{get, get_ready, get_success, segment};
 use super::http_status::failure_of;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, InferRequest, Work};
 use crate::config::InstanceUrl;
 use crate::lane::Blame;
@@ -141,12 +141,12 @@ impl KserveHttp {
             .map_err(|error| Failure::broken(error.to_string()))
     }
 
-    async fn ask_ready(&self) -> Result<(), String> {
+    async fn ask_ready(&self) -> Result<(), NotUp> {
         let path = match &self.probe_path {
             Some(path) => path.clone(),
             None => format!("{}/ready", self.model_path),
         };
-        get_success(&self.client, &path).await.map(drop)
+        get_ready(&self.client, &path).await.map(drop)
     }
 
     /// Learns from the server's own words whether it takes binary tensor data. Some that do not
@@ -287,7 +287,7 @@ impl Instance for KserveHttp {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(self.ask_ready())
     }
 

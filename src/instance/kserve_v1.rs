@@ -5,10 +5,10 @@ use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
 
 use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
-use super::http_paths::{get_success, segment};
+use super::http_paths::{get_ready, segment};
 use super::http_status::failure_of;
 use super::items::items_failure;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, Work};
 use crate::config::InstanceUrl;
 use crate::wire::predict::{parse_reply, write_request};
@@ -65,13 +65,13 @@ impl KserveV1 {
         Ok(Answer::Items(ItemsAnswer { items, usage: None, body: Some(body) }))
     }
 
-    async fn ask_ready(&self) -> Result<(), String> {
+    async fn ask_ready(&self) -> Result<(), NotUp> {
         if let Some(path) = &self.probe_path {
-            return get_success(&self.client, path).await.map(drop);
+            return get_ready(&self.client, path).await.map(drop);
         }
-        let reply = get_success(&self.client, &self.model_path).await?;
+        let reply = get_ready(&self.client, &self.model_path).await?;
         match says_not_ready(&reply.bytes()) {
-            true => Err("the model is not ready".to_owned()),
+            true => Err(NotUp::Loading("the model is not ready".to_owned())),
             false => Ok(()),
         }
     }
@@ -121,7 +121,7 @@ impl Instance for KserveV1 {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(self.ask_ready())
     }
 

@@ -50,8 +50,8 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// Asks whether the instance is up and has the model: cheap, never an inference.
     ///
     /// # Errors
-    /// What is wrong, for the log and the status page.
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// What is wrong.
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>>;
 
     /// Asks how much the instance has to do. `None`: it does not say.
     ///
@@ -66,6 +66,23 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What went wrong. A protocol that cannot tell answers with the default [`Description`].
     fn describe(&self) -> BoxFuture<'_, Result<Description, String>>;
+}
+
+/// Why an instance cannot be used; in words for the log and the status page.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotUp {
+    /// It answers that it is not ready: it loads the model.
+    #[error("{0}")]
+    Loading(String),
+    /// It does not answer as it should.
+    #[error("{0}")]
+    Down(String),
+}
+
+impl From<String> for NotUp {
+    fn from(words: String) -> Self {
+        NotUp::Down(words)
+    }
 }
 
 /// What goes with a batch besides its work.

@@ -13,11 +13,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
-use super::http_paths::{get, get_success};
+use super::http_paths::{get, get_ready, not_ready};
 use super::http_status::{broken_with_words, failure_of};
 use super::items::items_failure;
 use super::relayed_body::RelayedBody;
-use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network};
+use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
 use crate::lane::EngineLoad;
@@ -176,16 +176,16 @@ impl OpenAi {
         Ok(gauges.map(|LoadGauges { running, waiting }| EngineLoad { running, waiting }))
     }
 
-    async fn ask_up(&self) -> Result<(), String> {
+    async fn ask_up(&self) -> Result<(), NotUp> {
         if let Some(path) = &self.probe_path {
-            return get_success(&self.client, path).await.map(drop);
+            return get_ready(&self.client, path).await.map(drop);
         }
         let mut reply = get(&self.client, "/health").await?;
         if reply.status == StatusCode::NOT_FOUND {
             reply = get(&self.client, "/v1/models").await?;
         }
         if reply.status.is_server_error() {
-            return Err(format!("status {}", reply.status));
+            return Err(not_ready(reply.status, format!("status {}", reply.status)));
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Instance for OpenAi {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(self.ask_up())
     }
 

@@ -37,6 +37,9 @@ impl<P: Payload> Lane<P> {
     pub(super) fn cut(&mut self, now: Instant) {
         self.wake_at = None;
         self.drop_abandoned(now);
+        if self.fleet.is_loading() {
+            self.refuse_hopeless(now);
+        }
         self.recall_overdue(now);
         self.hedge_slow(now);
         if !self.effects.is_empty() {

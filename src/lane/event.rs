@@ -49,6 +49,8 @@ pub struct LanePlan {
     pub hedge: Option<HedgeDelay>,
     /// How long calls may wait once their queue stands; `None`: as long as their deadlines allow.
     pub controlled_delay: Option<ControlledDelay>,
+    /// For how long after an instance began to load calls wait for it.
+    pub loading_hold: Span,
     /// When a breaker opens and for how long.
     pub breaker: BreakerPlan,
 }
@@ -72,6 +74,7 @@ impl Default for LanePlan {
             attempts: 2,
             hedge: None,
             controlled_delay: None,
+            loading_hold: Span::ZERO,
             breaker: BreakerPlan::default(),
         }
     }

@@ -26,6 +26,8 @@ pub enum Health {
     Unknown,
     /// It answers.
     Up,
+    /// It answers that it is not ready yet: it loads the model.
+    Loading,
     /// It does not.
     Down,
 }
@@ -58,6 +60,8 @@ pub struct InstanceView {
 #[derive(Debug)]
 struct Member {
     health: Health,
+    /// Since when it has said that it loads.
+    loading_since: Instant,
     breaker: Breaker,
     /// How many rows it takes.
     limit: SizeLimit,
@@ -99,12 +103,15 @@ pub(super) struct Fleet {
     members: Vec<Member>,
     sent: u64,
     panic_threshold: f64,
+    /// For how long after an instance began to load calls wait for it.
+    loading_hold: Span,
 }
 
 impl Fleet {
     pub(super) fn new(plan: &LanePlan) -> Self {
         let member = || Member {
             health: Health::Unknown,
+            loading_since: Instant::default(),
             breaker: Breaker::new(plan.breaker),
             limit: SizeLimit::new(plan.max_batch_rows),
             width: Width::new(plan.batch_slots, plan.learn_slots),
@@ -123,7 +130,12 @@ impl Fleet {
             last_back: Instant::default(),
         };
         let members = (0..plan.instances).map(|_| member()).collect();
-        Self { members, sent: 0, panic_threshold: plan.breaker.panic_threshold }
+        Self {
+            members,
+            sent: 0,
+            panic_threshold: plan.breaker.panic_threshold,
+            loading_hold: plan.loading_hold,
+        }
     }
 
     pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = InstanceView> + '_ {
@@ -434,8 +446,11 @@ impl Fleet {
         member.stalled == 0
     }
 
-    pub(super) fn set_health(&mut self, id: InstanceId, health: Health) -> bool {
+    pub(super) fn set_health(&mut self, now: Instant, id: InstanceId, health: Health) -> bool {
         let Some(member) = self.member(id) else { return false };
+        if health == Health::Loading && member.health != health {
+            member.loading_since = now;
+        }
         let changed = std::mem::replace(&mut member.health, health) != health;
         self.count_out();
         changed
@@ -458,12 +473,18 @@ impl Fleet {
         }
     }
 
-    /// Whether waiting makes sense. An instance whose first checks are pending, that is paused, or
-    /// whose breaker lets a probe through soon, is worth waiting for.
+    /// Whether waiting makes sense. An instance whose first checks are pending, that is paused, that
+    /// loads, or whose breaker lets a probe through soon, is worth waiting for.
     pub(super) fn prospect(&self, now: Instant) -> Prospect {
         let mut soonest = LONGEST_PAUSE;
         for member in &self.members {
             if member.drained || member.health == Health::Down {
+                continue;
+            }
+            if member.health == Health::Loading {
+                if now < member.loading_since + self.loading_hold {
+                    return Prospect::Some;
+                }
                 continue;
             }
             if member.batches + member.streams > 0 {
@@ -483,12 +504,19 @@ impl Fleet {
         Prospect::None(soonest)
     }
 
-    /// When an instance that nobody holds up becomes usable by itself.
+    /// Whether calls may be waiting for no more than an instance that loads.
+    pub(super) fn is_loading(&self) -> bool {
+        let is = |health| move |member: &Member| member.health == health;
+        self.members.iter().any(is(Health::Loading)) && !self.members.iter().any(is(Health::Up))
+    }
+
+    /// When an instance that nobody holds up becomes usable by itself, or has loaded for too long.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         self.members
             .iter()
             .filter(|member| !member.drained && member.health != Health::Down)
             .map(|member| match member.breaker.admission(now) {
+                _ if member.health == Health::Loading => member.loading_since + self.loading_hold,
                 Admission::Nothing(until) => until.max(member.paused_until),
                 _ => member.paused_until,
             })

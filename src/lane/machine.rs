@@ -321,8 +321,8 @@ impl<P: Payload> Lane<P> {
     fn change(&mut self, now: Instant, id: InstanceId, change: InstanceChange) {
         match change {
             InstanceChange::Health(health) => {
-                self.fleet.set_health(id, health);
-                if health == Health::Down {
+                self.fleet.set_health(now, id, health);
+                if matches!(health, Health::Down | Health::Loading) {
                     self.refuse_hopeless(now);
                 }
             }

@@ -75,6 +75,7 @@ fn a_minimal_file_gets_every_default() {
                 timeout: Duration::from_secs(1),
                 unhealthy_after: 2,
                 healthy_after: 1,
+                loading_hold: Duration::from_secs(30),
                 path: None,
             },
             breaker: BreakerPlan {
@@ -149,6 +150,7 @@ fn every_option_reaches_its_place_in_the_plan() {
                 timeout: Duration::from_millis(200),
                 unhealthy_after: 4,
                 healthy_after: 5,
+                loading_hold: Duration::from_secs(15),
                 path: Some("/ready".into()),
             },
             breaker: BreakerPlan {

@@ -50,7 +50,8 @@ async fn statistics_count_rows_and_batches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_the_instances() {
-    let stage = Stage::new("[model.health]\ninterval = \"50ms\"", [Settings::default()]).await;
+    let keys = "[model.health]\ninterval = \"50ms\"\nloading_hold = \"0s\"";
+    let stage = Stage::new(keys, [Settings::default()]).await;
     let mut client = stage.client().await;
     ask(&mut client, request(1, 1, 0.0)).await.unwrap();
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", stage.proxy.grpc));

@@ -146,7 +146,7 @@ async fn a_full_queue_refuses_before_the_body_is_sent_but_for_who_is_more_urgent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_without_an_instance_refuses_unread_and_a_server_that_drains_is_closed() {
-    let keys = "[model.health]\ninterval = \"50ms\"";
+    let keys = "[model.health]\ninterval = \"50ms\"\nloading_hold = \"0s\"";
     let stage = Stage::with("", keys, [Settings::default()]).await;
     is_served(&mut RawConnection::open(stage.proxy.http).await).await;
     stage.servers[0].switches().set(|settings| settings.ready = false);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use batchwise::call::{Answer, Fault, FaultKind, InferAnswer, InferRequest, Served, Terms, Work};
 use batchwise::config::Plan;
 use batchwise::engine::{Model, ModelSetup, Models};
-use batchwise::instance::{BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance};
+use batchwise::instance::{
+    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, NotUp,
+};
 use batchwise::telemetry::{Telemetry, Via};
 use batchwise::tensor::{DataType, Shape, Tensor};
 use tokio::sync::Semaphore;
@@ -40,6 +42,8 @@ pub(crate) struct Scripted {
     /// Batches whose future was dropped before it was done.
     pub(crate) cancelled: Mutex<usize>,
     pub(crate) up: Mutex<bool>,
+    /// Whether it answers that it is not ready yet.
+    pub(crate) loads: Mutex<bool>,
     limit: BatchLimit,
     /// Adds a permit whenever a batch comes.
     pub(crate) arrivals: Semaphore,
@@ -56,6 +60,7 @@ impl Scripted {
             batches: Mutex::new(Vec::new()),
             cancelled: Mutex::new(0),
             up: Mutex::new(true),
+            loads: Mutex::new(false),
             limit,
             arrivals: Semaphore::new(0),
         })
@@ -130,9 +135,11 @@ impl Instance for Scripted {
         })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
-        let up = *self.up.lock().unwrap();
-        Box::pin(async move { if up { Ok(()) } else { Err("down".to_owned()) } })
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
+        let loads = *self.loads.lock().unwrap();
+        let trouble = if loads { NotUp::Loading } else { NotUp::Down };
+        let up = *self.up.lock().unwrap() && !loads;
+        Box::pin(async move { up.then_some(()).ok_or_else(|| trouble("not up".to_owned())) })
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<Description, String>> {

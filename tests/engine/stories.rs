@@ -216,6 +216,47 @@ async fn without_a_usable_instance_calls_are_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_wait_while_an_instance_loads() {
+    let instance = Scripted::new([]);
+    *instance.loads.lock().unwrap() = true;
+    let (_models, model) = models("", &[Arc::clone(&instance)]);
+    let waiting = spawn(&model, &[1]);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!waiting.is_finished() && !model.is_ready());
+    *instance.loads.lock().unwrap() = false;
+    assert_eq!(waiting.await.unwrap(), Ok(vec![2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_do_not_wait_for_ever_while_an_instance_loads() {
+    let instance = Scripted::new([]);
+    *instance.loads.lock().unwrap() = true;
+    let keys = "[model.health]\nloading_hold = \"7s\"";
+    let (_models, model) = models(keys, &[Arc::clone(&instance)]);
+    let began = Instant::now();
+    let [early, late] = [spawn(&model, &[1]), spawn(&model, &[2])];
+    assert_eq!(early.await.unwrap(), Err(FaultKind::NoInstance));
+    assert_eq!(late.await.unwrap(), Err(FaultKind::NoInstance));
+    assert_eq!(began.elapsed().as_secs(), 7);
+    assert_eq!(call(&model, &[3]).await, Err(FaultKind::NoInstance));
+    assert_eq!(began.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_one_that_stops_to_load() {
+    let instance = Scripted::new([]);
+    *instance.loads.lock().unwrap() = true;
+    let (_models, model) = models("", &[Arc::clone(&instance)]);
+    let waiting = spawn(&model, &[1]);
+    settle().await;
+    let began = Instant::now();
+    *instance.up.lock().unwrap() = false;
+    *instance.loads.lock().unwrap() = false;
+    assert_eq!(waiting.await.unwrap(), Err(FaultKind::NoInstance));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_limit_is_learned() {
     let instance = Scripted::limited(BatchLimit::Unknown, []);
     let (_models, model) = models("", &[Arc::clone(&instance)]);

@@ -252,7 +252,7 @@ async fn a_probe_asks_the_model_or_the_path_that_was_configured() {
         bounded(instance.probe()).await
     };
     assert_eq!(probe("m", None).await, Ok(()));
-    assert!(probe("n", None).await.unwrap_err().contains("no such model"));
+    assert!(probe("n", None).await.unwrap_err().to_string().contains("no such model"));
     assert_eq!(probe("n", Some("/alive")).await, Ok(()));
     assert_eq!(log.lock().unwrap().last().unwrap().path, "/alive");
 }

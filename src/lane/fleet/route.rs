@@ -81,7 +81,7 @@ mod tests {
         let plan = LanePlan { instances, stream_slots: Some(stream_slots), ..LanePlan::default() };
         let mut fleet = Fleet::new(&plan);
         for id in (0..instances).map(InstanceId) {
-            fleet.set_health(id, Health::Up);
+            fleet.set_health(Instant::default(), id, Health::Up);
         }
         fleet
     }
@@ -119,7 +119,7 @@ mod tests {
             let ask = StreamAsk { affinity: Some(affinity), ..StreamAsk::default() };
             let mut fleet = fleet(4, 100);
             let before = fleet.choose_stream(Instant::default(), &ask);
-            fleet.set_health(InstanceId(2), Health::Down);
+            fleet.set_health(Instant::default(), InstanceId(2), Health::Down);
             let after = fleet.choose_stream(Instant::default(), &ask);
             if before == after {
                 stayed += 1;

@@ -111,7 +111,8 @@ impl Peer {
                     Ok(answer) => answered(answer).await,
                     Err(failure) => failed(&failure),
                 }
-                for said in [instance.probe().await, instance.describe().await.map(drop)] {
+                let probed = instance.probe().await.map_err(|trouble| trouble.to_string());
+                for said in [probed, instance.describe().await.map(drop)] {
                     assert!(said.is_ok() || said.is_err_and(|message| !message.is_empty()));
                 }
             };

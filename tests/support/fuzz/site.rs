@@ -14,7 +14,7 @@ use batchwise::config::{Plan, ServerPlan};
 use batchwise::engine::{ModelSetup, Models};
 use batchwise::front::{Front, grpc};
 use batchwise::instance::{
-    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, TensorDescription,
+    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, NotUp, TensorDescription,
 };
 use batchwise::telemetry::Telemetry;
 use batchwise::tensor::DataType;
@@ -182,7 +182,7 @@ impl Instance for Mirror {
         Box::pin(async move { Ok(answer) })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(async { Ok(()) })
     }
 

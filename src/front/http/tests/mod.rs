@@ -21,7 +21,7 @@ use crate::config::{Plan, ServerPlan};
 use crate::engine::{ModelSetup, Models};
 use crate::front::Front;
 use crate::instance::{
-    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, TensorDescription,
+    BatchContext, BatchLimit, BoxFuture, Description, Failure, Instance, NotUp, TensorDescription,
 };
 use crate::telemetry::Telemetry;
 use crate::tensor::DataType;
@@ -69,7 +69,7 @@ impl Instance for Acting {
         Box::pin(async move { outcome })
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(async { Ok(()) })
     }
 
