@@ -46,10 +46,8 @@ impl Chats {
         );
         let client = Client::builder(TokioExecutor::new()).build_http();
         let chats = Self { proxy: proxy(&model).await, servers, client };
-        eventually(async || {
-            chats.status().await.instances.iter().all(|instance| instance.healthy)
-        })
-        .await;
+        eventually(async || chats.status().await.instances.iter().all(|instance| instance.healthy))
+            .await;
         chats
     }
 

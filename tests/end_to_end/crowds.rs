@@ -94,18 +94,23 @@ async fn a_model_that_fails_every_call_says_over_every_protocol_that_it_is_not_r
         let infer = format!("/v2/models/{model}/infer");
         let body = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]}"#;
         let call = everything.request(Method::POST, &infer, body.into());
-        let failed = everything.send(call).await.status;
+        let failed = everything.send(call).await;
+        let refused = failed.headers["x-batchwise-reason"] == "no_instance";
+        assert!(!refused || failed.headers.contains_key("retry-after"), "{:?}", failed.headers);
         let http = everything.get(&path).await.status;
         let asked = pb::ModelReadyRequest { name: model.to_owned(), version: String::new() };
         let ready = grpc.model_ready(asked).await.unwrap().into_inner().ready;
         // Not ready is 400 in this protocol.
-        failed == 503 && http == 400 && !ready
+        refused && http == 400 && !ready
     };
     for model in ["by-grpc", "linear"] {
         eventually(async || not_ready(model).await).await;
     }
     assert_eq!(everything.admin("/readyz").await.status, 200, "other models still are");
-    everything.server.switches().set(|settings| settings.fail = crate::model_server::Trigger::Never);
+    everything
+        .server
+        .switches()
+        .set(|settings| settings.fail = crate::model_server::Trigger::Never);
     eventually(async || everything.get("/v2/models/linear/ready").await.status == 200).await;
 }
 
@@ -133,4 +138,19 @@ async fn durations_and_sizes_are_histograms() {
         let ends = page.lines().filter(|line| line.starts_with(&bucket) && line.contains("le=\""));
         assert!(ends.count() > 5, "{metric}: {page}");
     }
+}
+
+/// An estimate of four bytes for each token: ten of them in a short text, a thousand in the long one.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_texts_are_bounded_in_tokens() {
+    let everything = Everything::with("max_batch_tokens = 40", taking(10, 64)).await;
+    let embed = async |text: String| {
+        let body = serde_json::json!({"model": "embed", "input": text});
+        everything.post("/v1/embeddings", &body).await.status
+    };
+    let short = futures_util::future::join_all((0..40).map(|index| embed(format!("{index:040}"))));
+    let (short, long) = tokio::join!(short, embed("x".repeat(4000)));
+    assert_eq!((short, long), (vec![http::StatusCode::OK; 40], http::StatusCode::OK));
+    let seen = everything.server.statistics();
+    assert_eq!((seen.rows, seen.largest_batch), (41, 4), "{:?}", seen.batch_sizes);
 }
