@@ -187,21 +187,22 @@ async fn chats_that_are_left_give_back_their_places_and_connections() {
     let settings = Settings { stall: Trigger::Always, ..Settings::default() };
     let chats = Chats::new("max_concurrency = 4", [settings]).await;
     let server = &chats.servers[0];
-    for round in 1..=15 {
+    for _ in 0..15 {
         let riding = join_all((0..8).map(|_| chats.stream()));
         let mut riding = Box::pin(riding);
         tokio::select! {
             _ = &mut riding => panic!("nobody is answered"),
-            seen = server.wait_until(|seen| seen.calls >= 4 * round, BOUND) => drop(seen.unwrap()),
+            seen = server.wait_until(|seen| seen.concurrency == 4, BOUND) => drop(seen.unwrap()),
         }
         drop(riding);
-        server.wait_until(|seen| seen.concurrency == 0, BOUND).await.unwrap();
         eventually(async || {
             let status = chats.status().await;
             status.instances[0].in_flight == 0 && status.waiting_rows == 0
         })
         .await;
+        server.wait_until(|seen| seen.concurrency == 0, BOUND).await.unwrap();
     }
+    server.reset_statistics();
     server.switches().set(|settings| {
         settings.stall = Trigger::Never;
         settings.token_interval = Duration::from_millis(20);
