@@ -193,3 +193,44 @@ fn every_metric_is_documented() {
         assert!(page.contains(&format!("`{name}`")), "docs/metrics.md does not explain {name}");
     }
 }
+
+/// The parts of a text that stand between backticks.
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Whether a file has a test of this name: `FILE: NAME`, or `FILE::NAME` as pytest writes it.
+fn is_a_test(named: &str) -> bool {
+    let parts = named.split_once("::").or_else(|| named.split_once(": "));
+    let Some((file, name)) = parts else { return false };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let Ok(text) = fs::read_to_string(&file) else { return false };
+    if file.extension() == Some(OsStr::new("py")) {
+        return name.starts_with("test_") && text.contains(&format!("\ndef {name}("));
+    }
+    let attributes = text
+        .split_once(&format!("fn {name}("))
+        .map(|(before, _)| before.rsplit_once('}').map_or(before, |(_, attributes)| attributes));
+    attributes.is_some_and(|text| text.contains("#[test]") || text.contains("#[tokio::test"))
+}
+
+#[test]
+fn every_complaint_names_tests_that_there_are() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/complaints.md");
+    let page = fs::read_to_string(page).unwrap();
+    let mut complaints = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 4, "{row}");
+        if cells[3] == "shown by" || cells[3] == "---" {
+            continue;
+        }
+        complaints += 1;
+        assert!(cells[1].contains('/'), "nobody said so: {row}");
+        assert!(code_spans(cells[3]).count() > 0, "no test: {row}");
+        for named in code_spans(cells[3]) {
+            assert!(is_a_test(named), "docs/complaints.md names a test that is not there: {named}");
+        }
+    }
+    assert!(complaints > 80, "the tables are read wrongly: {complaints} complaints");
+}

@@ -46,9 +46,9 @@ impl Models {
             .collect();
         let succeed = started
             .iter()
-            .filter(|model| before.get(model.name()).is_some_and(|before| before.is_ready()));
+            .filter(|model| before.get(model.name()).is_some_and(|before| before.is_up()));
         drop(join_all(succeed.clone().map(|model| wait_for(model))).await);
-        let not_ready = succeed.filter(|model| !model.is_ready());
+        let not_ready = succeed.filter(|model| !model.is_up());
         let not_ready = not_ready.map(|model| model.name().to_owned()).collect();
         // A drain tells every engine that runs by then, and so those that were just started.
         if self.is_draining() {
@@ -104,5 +104,5 @@ impl Model {
 async fn wait_for(model: &Model) {
     let health = &model.plan().health;
     let bound = health.interval.saturating_add(health.timeout).min(LONGEST_WAIT);
-    drop(tokio::time::timeout(bound, model.until_ready()).await);
+    drop(tokio::time::timeout(bound, model.until_up()).await);
 }

@@ -57,6 +57,14 @@ impl Door {
             _ => queue_full(model, *advice),
         })
     }
+
+    /// Whether every call would be refused for want of an instance.
+    pub(super) fn is_without_instance(&self) -> bool {
+        self.0.load().as_deref().is_some_and(|closed| {
+            matches!(closed.whom.reason, RefuseReason::NoInstance(_))
+                && Instant::now() < closed.until
+        })
+    }
 }
 
 pub(super) fn queue_full(model: &str, advice: Duration) -> Fault {

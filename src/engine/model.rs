@@ -100,18 +100,24 @@ impl Model {
         }
     }
 
-    /// Whether an instance is up and in service.
+    /// Whether an instance is up and in service, and not every one of them fails what it gets: probes may
+    /// well pass where nothing else does.
     pub fn is_ready(&self) -> bool {
+        self.is_up() && !self.door.is_without_instance()
+    }
+
+    /// Whether an instance is up and in service, by its probes.
+    pub(super) fn is_up(&self) -> bool {
         self.instances.iter().any(|instance| instance.is_usable())
     }
 
     /// Waits until an instance is up and in service.
-    pub(super) async fn until_ready(&self) {
+    pub(super) async fn until_up(&self) {
         loop {
             let mut comes_up = pin!(self.comes_up.notified());
             // From here on no news is missed.
             comes_up.as_mut().enable();
-            if self.is_ready() {
+            if self.is_up() {
                 return;
             }
             comes_up.await;

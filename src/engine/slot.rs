@@ -11,7 +11,7 @@ use super::guard::SlotGuard;
 use super::race::{Asked, Finish, Signals, Target, race};
 use super::run::{Message, with_statistics};
 use super::statistics::{BatchTimes, ModelStatistics};
-use super::stream::hold_slot;
+use super::stream::{Content, hold_slot};
 use crate::call::{
     Answer, Call, Fault, FaultKind, InferAnswer, InferRequest, ItemsAnswer, ItemsRequest,
     RelayAnswer, Served, Timing, Usage, Work,
@@ -294,8 +294,13 @@ fn relay(
 ) {
     let Some(member) = members.into_iter().next() else { return };
     let accepted = clock.to_runtime(member.ticket.arrived);
-    let events = matches!(&member.payload.work, Work::Relay(request) if request.stream);
-    let body = hold_slot(answer.body, guard, Arc::clone(metrics), events, accepted);
+    let asks_for_events = matches!(&member.payload.work, Work::Relay(request) if request.stream);
+    let content = match (answer.status.is_success(), asks_for_events) {
+        (false, _) => Content::Refusal,
+        (true, true) => Content::Events,
+        (true, false) => Content::Whole,
+    };
+    let body = hold_slot(answer.body, guard, Arc::clone(metrics), content, accepted);
     let timing = Timing { queue: cut - accepted, batch: cut.elapsed(), rows: 1, instance };
     let answer = Answer::Relay(RelayAnswer { body, ..answer });
     member.payload.reply.send(Ok(Served { answer, timing }));

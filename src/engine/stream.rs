@@ -16,13 +16,23 @@ use crate::telemetry::ModelMetrics;
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a relayed body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Events of a stream, whose timing is worth measuring.
+    Events,
+    /// An answer in one piece.
+    Whole,
+    /// Why there is no answer, which says nothing for or against the instance.
+    Refusal,
+}
+
 /// A relayed body that frees its slot when it ends, fails or is dropped.
 struct SlotBody {
     inner: RelayBody,
     slot: Option<SlotGuard>,
     metrics: Arc<ModelMetrics>,
-    /// Whether these are events of a stream, whose timing is worth measuring.
-    events: bool,
+    content: Content,
     accepted: Instant,
     last_event: Option<Instant>,
 }
@@ -31,26 +41,26 @@ pub(super) fn hold_slot(
     inner: RelayBody,
     slot: SlotGuard,
     metrics: Arc<ModelMetrics>,
-    events: bool,
+    content: Content,
     accepted: Instant,
 ) -> RelayBody {
-    let body = SlotBody { inner, slot: Some(slot), metrics, events, accepted, last_event: None };
+    let body = SlotBody { inner, slot: Some(slot), metrics, content, accepted, last_event: None };
     body.boxed_unsync()
 }
 
 impl SlotBody {
     fn end(&mut self, failed: bool) {
         if let Some(slot) = self.slot.take() {
-            slot.done(if failed {
-                Outcome::Failed(Vec::new(), Blame::Broken)
-            } else {
-                Outcome::Served { batched: true }
+            slot.done(match (failed, self.content) {
+                (true, _) => Outcome::Failed(Vec::new(), Blame::Broken),
+                (false, Content::Refusal) => Outcome::Failed(Vec::new(), Blame::Refused),
+                (false, _) => Outcome::Served { batched: true },
             });
         }
     }
 
     fn note_event(&mut self) {
-        if !self.events {
+        if self.content != Content::Events {
             return;
         }
         let now = Instant::now();

@@ -36,3 +36,16 @@ impl Listener for TcpListener {
         self.local_addr()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_to_callers_leaves_at_once() {
+        let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let caller = TcpStream::connect(listener.address().unwrap());
+        let (caller, accepted) = tokio::join!(caller, Listener::accept(&mut listener));
+        assert!(caller.is_ok() && accepted.unwrap().nodelay().unwrap());
+    }
+}

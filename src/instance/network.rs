@@ -188,3 +188,24 @@ impl Service<Uri> for Connector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_to_instances_leaves_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, port) = ("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+        let url = InstanceUrl { host, port, path_prefix: String::new() };
+        let uri = Uri::try_from(format!("http://127.0.0.1:{port}")).unwrap();
+        let pooled = Connector::new(&Network::Tcp, &url).call(uri).await.unwrap().into_inner();
+        let own = Network::Tcp.connect(&url).await.unwrap();
+        for link in [pooled, own] {
+            let Link::Tcp(stream) = link else { panic!("not over TCP") };
+            assert!(stream.nodelay().unwrap());
+        }
+    }
+}

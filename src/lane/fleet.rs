@@ -424,12 +424,13 @@ impl Fleet {
         self.members.get(id.0 as usize).map_or(0, |member| member.overtaken)
     }
 
-    /// The instance said that it has too much to do.
+    /// The instance said that it has too much to do. Of what it asked for, the latest end counts.
     pub(super) fn pause(&mut self, now: Instant, id: InstanceId, retry_after: Option<Span>) {
         let Some(member) = self.member(id) else { return };
         let own = FIRST_PAUSE.times(1 << member.pauses.min(16)).min(LONGEST_PAUSE);
         member.pauses += 1;
-        member.paused_until = now + retry_after.map_or(own, |asked| asked.min(LONGEST_PAUSE));
+        let until = now + retry_after.map_or(own, |asked| asked.min(LONGEST_PAUSE));
+        member.paused_until = member.paused_until.max(until);
     }
 
     /// One of its batches was called back: it gets nothing more until that is back.

@@ -75,10 +75,14 @@ impl<P: Payload> Lane<P> {
         }
     }
 
-    /// A stream has begun: how long that took shows whether its instance had a place for it.
+    /// A stream has begun: how long that took shows whether its instance had a place for it. As a probe
+    /// it has shown what it was to show; its end may be minutes away.
     pub(super) fn first_event(&mut self, now: Instant, slot: SlotId) {
         let Some(mut flight) = self.flights.remove(&slot) else { return };
         flight.begun = true;
+        if std::mem::take(&mut flight.probe) {
+            self.tell_breaker(now, flight.instance, true, Told::Success);
+        }
         self.found_place(now, &flight, Some(now.since(flight.sent)));
         self.flights.insert(slot, flight);
     }

@@ -14,6 +14,8 @@ mod bad_input;
 mod batch_api;
 mod batch_api_crash;
 mod cancel;
+mod chats;
+mod crowds;
 mod everything;
 mod faults;
 mod hostile;

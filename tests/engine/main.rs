@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod breakers;
 mod changes;
 mod hedges;
+mod pressure;
+mod rest;
 mod script;
 mod stories;

@@ -31,6 +31,8 @@ pub(crate) enum Act {
     Stall,
     /// Answers with one row, whatever came.
     OneRow,
+    /// Comes upon a defect of its own.
+    Panic,
 }
 
 /// An instance that follows a script, then serves in 10 ms. Any batch with a value of 666 fails.
@@ -129,6 +131,7 @@ impl Instance for Scripted {
                 Act::FailUntil(_) => Err(Failure::broken("not yet")),
                 Act::Stall => std::future::pending().await,
                 Act::OneRow => Ok(answer(&[7])),
+                Act::Panic => panic!("a defect"),
             };
             note.done = true;
             outcome

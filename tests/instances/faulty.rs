@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use batchwise::call::{Answer, ItemsRequest, ItemsRoute, RelayRequest, Work};
-use batchwise::instance::{BatchLimit, Instance, KserveHttp, KserveV1, OpenAi};
+use batchwise::instance::{BatchLimit, Instance, KserveGrpc, KserveHttp, KserveV1, OpenAi};
 use batchwise::lane::Blame;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -82,6 +82,26 @@ async fn every_protocol_is_answered() {
     server.switches().set(|settings| settings.max_batch_size = 0);
     let answer = infer_answer(bounded(instance.run(work(&large), context())).await);
     assert_eq!(floats_of(&answer), vec![3.0; 100_000]);
+    server.shutdown().await;
+}
+
+/// Probes that infer cost what inference costs, and wait behind it.
+#[tokio::test]
+async fn probes_and_descriptions_never_infer() {
+    let server = server_with(Settings { record: 10, ..Settings::default() }).await;
+    let mut instances: Vec<_> =
+        everyone(&server).into_iter().map(|(instance, _)| instance).collect();
+    instances.push(Arc::new(KserveGrpc::new(url(server.grpc_address()), "linear")));
+    for instance in instances {
+        for _ in 0..3 {
+            assert_eq!(bounded(instance.probe()).await, Ok(()), "{instance:?}");
+            bounded(instance.describe()).await.unwrap();
+            bounded(instance.load()).await.unwrap();
+        }
+    }
+    let seen = server.statistics();
+    assert_eq!((seen.calls, seen.executions), (0, 0), "{:?}", seen.seen);
+    assert!(seen.connections > 0);
     server.shutdown().await;
 }
 
