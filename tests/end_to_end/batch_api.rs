@@ -530,19 +530,21 @@ async fn few_lines_wait_and_live_calls_go_before_them() {
     let completed =
         async || office.batch(&batch["id"]).await["request_counts"]["completed"].as_u64().unwrap();
     eventually(async || completed().await > 400).await;
-    let mut waits = Vec::new();
+    let mut passed = Vec::new();
     for index in 0..40 {
         let status = office.proxy.models.get("embed").unwrap().status().await.unwrap();
         // 256 lines could: eight batches are under way or wait at most.
         assert!(status.waiting.iter().sum::<u32>() <= 64, "{:?}", status.waiting);
-        let began = std::time::Instant::now();
+        let before = office.server.statistics().executions;
         let call = json!({"model": "embed", "input": format!("live {index}")});
         office.post(EMBEDDINGS, &call).await.ok();
-        waits.push(began.elapsed());
+        passed.push(office.server.statistics().executions - before);
     }
     assert!(completed().await < 2000, "the batch ran all the time");
-    waits.sort();
-    assert!(waits[20] < Duration::from_millis(60), "{waits:?}");
+    passed.sort_unstable();
+    // Its own batch and one or two that were under way, and not the eight that wait; but for what the
+    // machine is busy with besides.
+    assert!(passed[10] <= 4, "batches while each was served: {passed:?}");
     let done = office.until(&batch["id"], "completed").await;
     assert_eq!(done["request_counts"]["completed"], 2000);
 }
