@@ -44,8 +44,8 @@ def proxy(engine, start_batchwise_for_module):
     return start_batchwise_for_module(configured(engine))
 
 
-def client_of(server, cls=openai.OpenAI):
-    return cls(base_url=f"http://{server.http}/v1", api_key="any", max_retries=0, timeout=60)
+def client_of(server, cls=openai.OpenAI, max_retries=0):
+    return cls(base_url=f"http://{server.http}/v1", api_key="any", max_retries=max_retries, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,10 @@ class Sampler:
 
 
 def stream_from(server, callers, calls, tokens):
-    """`callers` that stream one answer after the other; how many tokens each got."""
+    """`callers` that stream one answer after the other; how many tokens each got.
+
+    They repeat what is refused, as the client does unless it is told not to.
+    """
 
     async def caller(client, name):
         pieces = 0
@@ -211,7 +214,7 @@ def stream_from(server, callers, calls, tokens):
         return pieces
 
     async def all_callers():
-        async with client_of(server, openai.AsyncOpenAI) as client:
+        async with client_of(server, openai.AsyncOpenAI, max_retries=4) as client:
             return await asyncio.gather(*(caller(client, f"Caller {index}") for index in range(callers)))
 
     return asyncio.run(all_callers())
@@ -227,13 +230,22 @@ def test_the_engines_own_queue_stays_empty_while_all_its_slots_work(engine, prox
         streamed = stream_from(proxy, callers, 2, 16)
     print(
         f"direct: {direct.mean(0):.2f} running, {direct.mean(1):.2f} deferred; "
-        f"proxied: {proxied.mean(0):.2f} running, {proxied.mean(1):.2f} deferred, samples {proxied.samples}"
+        f"proxied: {proxied.mean(0):.2f} running, {proxied.mean(1):.2f} deferred"
     )
     assert min(streamed) > 0
     assert direct.mean(1) > 2
     assert proxied.mean(1) < 0.5
     assert proxied.mean(0) > 0.7 * SLOTS
     wait_until(engine.idle, "the engine is idle")
+
+
+@pytest.mark.xfail(reason="a connection that was kept and then closed counts as an instance that was lost", strict=False)
+def test_an_engine_that_closes_after_each_stream_is_not_lost(engine, start_batchwise):
+    """llama.cpp ends the connection with each streamed reply though its head says that it keeps it."""
+    proxy = start_batchwise(configured(engine))
+    for _ in range(4):
+        stream_from(proxy, 3 * SLOTS, 2, 3)
+    assert proxy.total("batchwise_batch_failures_total") == 0
 
 
 def open_call(address, body):
@@ -303,8 +315,9 @@ def test_a_caller_that_leaves_before_the_first_token_is_passed_on(engine, proxy,
     assert hung_up < 1
 
 
-def test_callers_that_leave_the_queue_never_reach_the_engine(engine, start_batchwise):
-    proxy = start_batchwise(configured(engine))
+def test_callers_that_leave_the_queue_never_reach_the_engine(engine, proxy):
+    # Until it has learned how many streams the engine takes, the proxy lets fewer through.
+    stream_from(proxy, 3 * SLOTS, 1, 4)
     running = [open_call(proxy.http, endless()) for _ in range(SLOTS)]
     wait_until(lambda: engine.running() == SLOTS, "all slots work")
     waiting = [open_call(proxy.http, endless(stream=index % 2 == 0)) for index in range(8)]

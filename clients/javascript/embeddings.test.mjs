@@ -10,14 +10,15 @@ const model = process.env.EMBEDDING_MODEL;
 const client = clientOf(process.env.BATCHWISE_URL);
 const engine = clientOf(process.env.ENGINE_URL);
 const largestDistance = Number(process.env.LARGEST_COSINE_DISTANCE ?? 1e-5);
-const texts = Array.from({ length: 40 }, (_, index) => `sentence ${index} ${"goes on ".repeat(index % 9)}`);
+const callers = Number(process.env.CALLERS ?? 40);
+const texts = Array.from({ length: callers }, (_, index) => `sentence ${index} ${"goes on ".repeat(index % 5)}`);
 
 // What the engine itself says to a lone call; floats, for some engines ignore the form that the client asks for.
 async function alone(input) {
   return (await engine.embeddings.create({ model, input, encoding_format: "float" })).data[0].embedding;
 }
 
-test("40 calls at once get the vectors of lone calls", async () => {
+test("calls at once get the vectors of lone calls", async () => {
   const replies = await Promise.all(texts.map((input) => client.embeddings.create({ model, input })));
   for (const [index, reply] of replies.entries()) {
     assert.equal(reply.data.length, 1);
@@ -30,7 +31,7 @@ test("40 calls at once get the vectors of lone calls", async () => {
 test("a list keeps its order", async () => {
   const reply = await client.embeddings.create({ model, input: texts });
   assert.deepEqual(reply.data.map((item) => item.index), texts.map((_, index) => index));
-  for (const index of [0, 31, 39]) {
+  for (const index of [0, 7, callers - 1]) {
     assert.ok(cosineDistance(reply.data[index].embedding, await alone(texts[index])) <= largestDistance);
   }
 });
