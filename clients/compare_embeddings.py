@@ -34,7 +34,11 @@ class Engine:
 
 ENGINES = {
     "fixed": Engine(FIXED_MODEL, lambda directory: ModelServer(directory, a="10ms", max_batch=64), 64),
-    "encoder": Engine(sentence_encoder_process.MODEL, sentence_encoder_process.SentenceEncoder, sentence_encoder_process.LARGEST),
+    "encoder": Engine(
+        sentence_encoder_process.MODEL,
+        sentence_encoder_process.SentenceEncoder,
+        sentence_encoder_process.LARGEST,
+    ),
     "merging-encoder": Engine(
         sentence_encoder_process.MODEL,
         lambda directory: sentence_encoder_process.SentenceEncoder(directory, "--merge"),
@@ -67,7 +71,8 @@ def measure(engine, arguments, directory):
         )
         proxy = Batchwise(config, directory)
         try:
-            return [one_round(engine.model, server, proxy, arguments, number) for number in range(arguments.rounds + 1)][1:]
+            numbers = range(arguments.rounds + 1)
+            return [one_round(engine.model, server, proxy, arguments, number) for number in numbers][1:]
         finally:
             proxy.stop()
     finally:
