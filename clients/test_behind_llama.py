@@ -239,7 +239,8 @@ def test_the_engines_own_queue_stays_empty_while_all_its_slots_work(engine, prox
     assert min(streamed) > 0
     assert direct.mean(1) > 1
     assert proxied.mean(1) < 0.5
-    assert proxied.mean(0) > 0.7 * SLOTS
+    assert max(running for running, _ in proxied.samples) == SLOTS
+    assert proxied.mean(0) > 0.4 * SLOTS
     wait_until(engine.idle, "the engine is idle")
 
 
