@@ -23,18 +23,27 @@ def held_out():
     return digits.held_out()
 
 
-@pytest.fixture
-def start_batchwise(tmp_path):
-    """Starts further servers from the text of a models.toml; each must end well, in the test or after it."""
+def starter(directory):
+    """Starts servers from the text of a models.toml; each must end well, in the test or after it."""
     started = []
 
     def start(config_text):
-        config = tmp_path / f"models-{len(started)}.toml"
+        config = directory / f"models-{len(started)}.toml"
         config.write_text(config_text)
-        server = Batchwise(config, tmp_path)
+        server = Batchwise(config, directory)
         started.append(server)
         return server
 
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def start_batchwise(tmp_path):
+    yield from starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_batchwise_for_module(tmp_path_factory):
+    yield from starter(tmp_path_factory.mktemp("batchwise"))

@@ -29,5 +29,12 @@ class ModelServer:
         with urllib.request.urlopen(f"http://{self.http}/statistics", timeout=5) as response:
             return json.load(response)
 
+    def control(self, **settings):
+        """Changes how it behaves: `fail="next:3"` and whatever else `GET /control` shows."""
+        body = json.dumps(settings).encode()
+        request = urllib.request.Request(f"http://{self.http}/control", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.load(response)
+
     def stop(self):
         self.process.stop()
