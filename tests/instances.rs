@@ -14,5 +14,7 @@ pub mod model_server;
 mod relay;
 #[path = "instances/scripted.rs"]
 mod scripted;
+#[path = "instances/stale.rs"]
+mod stale;
 #[path = "instances/support.rs"]
 mod support;

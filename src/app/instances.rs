@@ -123,12 +123,19 @@ fn remote(
     let InstanceAddress::Url(url) = &instance.address else { return None };
     let (url, name, probe_path) =
         (url.clone(), plan.upstream_name.as_str(), plan.health.path.clone());
+    let repeats = plan.retry.idempotent;
     match plan.protocol {
         Protocol::KserveGrpc => Some(Arc::new(KserveGrpc::over(network, url, name))),
-        Protocol::KserveHttp => Some(Arc::new(KserveHttp::over(network, url, name, probe_path))),
-        Protocol::KserveV1 => Some(Arc::new(KserveV1::over(network, url, name, probe_path))),
+        Protocol::KserveHttp => {
+            let instance = KserveHttp::over(network, url, name, probe_path);
+            Some(Arc::new(instance.repeating(repeats)))
+        }
+        Protocol::KserveV1 => {
+            let instance = KserveV1::over(network, url, name, probe_path);
+            Some(Arc::new(instance.repeating(repeats)))
+        }
         Protocol::OpenAi => {
-            let instance = OpenAi::over(network, url, name, probe_path);
+            let instance = OpenAi::over(network, url, name, probe_path).repeating(repeats);
             Some(Arc::new(instance.with_idle_timeout(plan.stream.idle_timeout)))
         }
         Protocol::Embedded => None,

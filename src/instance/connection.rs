@@ -12,14 +12,16 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::network::{Connector, Network};
+use super::network::{Connector, Network, Proven};
 use super::{BatchContext, Failure};
 use crate::config::InstanceUrl;
+use crate::lane::Blame;
 use crate::tensor::Rope;
 use crate::wire::body::RopeBody;
 
@@ -28,6 +30,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Idle HTTP/1.1 connections kept to one instance.
 const IDLE_CONNECTIONS: usize = 64;
+
+/// A connection that broke sooner after a request went over it was as good as broken before.
+const STALE_WITHIN: Duration = Duration::from_millis(50);
 
 /// The most bytes of a reply that are kept in memory: beyond it the instance is taken for broken.
 pub(super) const MAX_REPLY_BYTES: usize = 1 << 30;
@@ -63,6 +68,7 @@ pub(super) struct HttpClient {
     client: Client<Connector, RopeBody>,
     url: InstanceUrl,
     tasks: TaskOwner,
+    repeats: bool,
 }
 
 impl fmt::Debug for HttpClient {
@@ -80,7 +86,12 @@ impl HttpClient {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(Connector::new(network, &url));
-        Self { client, url, tasks }
+        Self { client, url, tasks, repeats: true }
+    }
+
+    /// Whether what may have been begun may be sent again.
+    pub(super) fn repeating(self, repeats: bool) -> Self {
+        Self { repeats, ..self }
     }
 
     /// Keeps the connections open as long as it lives, whatever becomes of the client.
@@ -99,18 +110,55 @@ impl HttpClient {
         let uri = format!("http://{}{}{path}", self.url.authority(), self.url.path_prefix);
         let uri = Uri::try_from(uri)
             .map_err(|error| Failure::broken(format!("{path:?} is no path: {error}")))?;
-        let mut request = Request::new(RopeBody::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
+        let mut head = Request::new(());
+        *head.method_mut() = method;
+        *head.uri_mut() = uri;
+        *head.headers_mut() = headers;
         // Both are the client's to say.
-        request.headers_mut().remove(HOST);
-        request.headers_mut().remove(CONTENT_LENGTH);
+        head.headers_mut().remove(HOST);
+        head.headers_mut().remove(CONTENT_LENGTH);
+        let began = Instant::now();
+        let (failure, stale) = match self.try_send(&head, &body).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        // A server may close a connection that it was to keep just as the next request comes over it.
+        if !stale || !self.repeats || began.elapsed() > STALE_WITHIN {
+            return Err(failure);
+        }
+        match self.try_send(&head, &body).await {
+            Ok(response) => Ok(response),
+            // Whoever cannot be reached now was lost before, maybe over this very request.
+            Err((again, _)) if again.blame == Blame::Connection => Err(failure),
+            Err((again, _)) => Err(again),
+        }
+    }
+
+    /// Also tells whether the connection broke that had brought a reply before, without a byte of this
+    /// one.
+    async fn try_send(
+        &self,
+        head: &Request<()>,
+        body: &Rope,
+    ) -> Result<Response<Incoming>, (Failure, bool)> {
+        let mut request = head.clone().map(|()| RopeBody::new(body.clone()));
+        let captured = capture_connection(&mut request);
         let sent = self.client.request(request).await;
-        sent.map_err(|error| {
-            let message = format!("no reply: {}", chain(&error));
-            if error.is_connect() { Failure::connection(message) } else { Failure::lost(message) }
-        })
+        let proven = Proven::of(&captured);
+        match sent {
+            Ok(response) => {
+                proven.iter().for_each(Proven::set);
+                Ok(response)
+            }
+            Err(error) => {
+                let message = format!("no reply: {}", chain(&error));
+                let stale = proven.is_some_and(|proven| proven.get());
+                Err(match error.is_connect() {
+                    true => (Failure::connection(message), false),
+                    false => (Failure::lost(message), stale),
+                })
+            }
+        }
     }
 
     /// Sends a request and reads the whole reply, at most `max` bytes of it.

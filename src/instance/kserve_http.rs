@@ -62,6 +62,13 @@ impl KserveHttp {
         Self::over(&Network::Tcp, url, model, probe_path)
     }
 
+    /// The same; `repeats`: whether a request may be sent again over a new connection when the one that
+    /// it went over turns out to be closed.
+    #[must_use]
+    pub fn repeating(self, repeats: bool) -> Self {
+        Self { client: self.client.repeating(repeats), ..self }
+    }
+
     /// The same, reached over `network`.
     pub fn over(
         network: &Network,

@@ -7,11 +7,12 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
-use hyper_util::client::legacy::connect::{self, HttpConnector};
+use http::{Extensions, Uri};
+use hyper_util::client::legacy::connect::{self, CaptureConnection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -128,12 +129,34 @@ impl AsyncWrite for Link {
     }
 }
 
+/// Whether a connection has brought a reply.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    /// That of the connection that a request went over; `None` while it has none.
+    pub(super) fn of(captured: &CaptureConnection) -> Option<Self> {
+        let mut extensions = Extensions::new();
+        captured.connection_metadata().as_ref()?.get_extras(&mut extensions);
+        extensions.remove()
+    }
+
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl connect::Connection for Link {
     fn connected(&self) -> connect::Connected {
-        match self {
+        let connected = match self {
             Self::Tcp(link) => link.connected(),
             Self::Other(_) => connect::Connected::new(),
-        }
+        };
+        connected.extra(Proven::default())
     }
 }
 

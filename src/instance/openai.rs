@@ -48,6 +48,13 @@ impl OpenAi {
         Self::over(&Network::Tcp, url, model, probe_path)
     }
 
+    /// The same; `repeats`: whether a request may be sent again over a new connection when the one that
+    /// it went over turns out to be closed.
+    #[must_use]
+    pub fn repeating(self, repeats: bool) -> Self {
+        Self { client: self.client.repeating(repeats), ..self }
+    }
+
     /// The same, reached over `network`.
     pub fn over(
         network: &Network,
