@@ -343,7 +343,11 @@ impl Account<'_> {
         self.settled = true;
         let took = self.accepted.elapsed();
         let (label, queue) = match outcome {
-            Ok(served) => ("ok", Some(served.timing.queue)),
+            Ok(Served { timing, .. }) => {
+                let overhead = took.saturating_sub(timing.queue).saturating_sub(timing.batch);
+                self.model.metrics.overhead(self.priority, overhead);
+                ("ok", Some(timing.queue))
+            }
             Err(fault) => {
                 let reason = crate::wire::status::of_kind(fault.kind).reason;
                 self.log(fault, reason);

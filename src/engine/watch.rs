@@ -18,6 +18,8 @@ use crate::telemetry::ModelMetrics;
 const LOAD_PAUSE: Duration = Duration::from_millis(250);
 /// And one that has nothing to do, or cannot be asked just now.
 const LOAD_PAUSE_IDLE: Duration = Duration::from_secs(1);
+/// And one that is to have more than a second without a question.
+const LOAD_PAUSE_QUIET: Duration = Duration::from_millis(1250);
 /// And one that does not say.
 const LOAD_PAUSE_SILENT: Duration = Duration::from_secs(30);
 
@@ -136,7 +138,11 @@ impl Watch {
             let pause = match asked {
                 Ok(Ok(Some(load))) => {
                     self.tell(Event::Instance(self.id(), InstanceChange::Load(load))).await;
-                    if load == EngineLoad::default() { LOAD_PAUSE_IDLE } else { LOAD_PAUSE }
+                    match load == EngineLoad::default() {
+                        _ if self.instance.wants_quiet() => LOAD_PAUSE_QUIET,
+                        true => LOAD_PAUSE_IDLE,
+                        false => LOAD_PAUSE,
+                    }
                 }
                 Ok(Ok(None)) => LOAD_PAUSE_SILENT,
                 Ok(Err(_)) | Err(_) => LOAD_PAUSE_IDLE,

@@ -61,6 +61,11 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
+    /// Whether the instance is better asked for its load no more than once in a second.
+    fn wants_quiet(&self) -> bool {
+        false
+    }
+
     /// Asks what the instance knows of the model.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub struct OpenAi {
     idle_timeout: Duration,
     /// Whether it refused to tell the usage of a stream that it streamed when not asked for it.
     refuses_usage: AtomicBool,
+    /// Whether it is better asked for its load less often.
+    wants_quiet: AtomicBool,
 }
 
 impl OpenAi {
@@ -68,6 +70,7 @@ impl OpenAi {
             probe_path,
             idle_timeout: StreamPlan::default().idle_timeout,
             refuses_usage: AtomicBool::new(false),
+            wants_quiet: AtomicBool::new(false),
         }
     }
 
@@ -180,7 +183,10 @@ impl OpenAi {
         }
         let body = reply.bytes();
         let gauges = read_load(&String::from_utf8_lossy(&body));
-        Ok(gauges.map(|LoadGauges { running, waiting }| EngineLoad { running, waiting }))
+        Ok(gauges.map(|LoadGauges { running, waiting, wants_quiet }| {
+            self.wants_quiet.store(wants_quiet, Ordering::Relaxed);
+            EngineLoad { running, waiting }
+        }))
     }
 
     async fn ask_up(&self) -> Result<(), NotUp> {
@@ -238,6 +244,10 @@ impl Instance for OpenAi {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
         Box::pin(self.ask_up())
+    }
+
+    fn wants_quiet(&self) -> bool {
+        self.wants_quiet.load(Ordering::Relaxed)
     }
 
     fn load(&self) -> BoxFuture<'_, Result<Option<EngineLoad>, String>> {

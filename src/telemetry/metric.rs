@@ -17,6 +17,7 @@ pub enum Metric {
     Requests,
     RequestDuration,
     QueueDuration,
+    Overhead,
     QueueDepth,
     Batches,
     BatchSize,
@@ -41,10 +42,11 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 23] = [
+    pub const ALL: [Metric; 24] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::QueueDuration,
+        Metric::Overhead,
         Metric::QueueDepth,
         Metric::Batches,
         Metric::BatchSize,
@@ -83,6 +85,10 @@ impl Metric {
             Metric::QueueDuration => (
                 "batchwise_queue_duration_seconds",
                 "From a call's acceptance until its batch was cut",
+            ),
+            Metric::Overhead => (
+                "batchwise_overhead_seconds",
+                "What an answered call took besides waiting for its batch and for the batch's answer",
             ),
             Metric::QueueDepth => ("batchwise_queue_depth", "Calls that wait"),
             Metric::Batches => ("batchwise_batches_total", "Batches sent, by why they were cut"),

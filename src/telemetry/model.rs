@@ -76,9 +76,10 @@ pub struct ModelMetrics {
     requests: Vec<OnceLock<Counter>>,
     request_duration: Vec<Histogram>,
     queue_duration: Vec<Histogram>,
+    overhead: Vec<Histogram>,
     queue_depth: Vec<SharedGauge>,
     batches: [OnceLock<Counter>; Cause::ALL.len()],
-    tokens: [OnceLock<Counter>; 2],
+    tokens: [OnceLock<Counter>; 3],
     /// Rows of the batches sent.
     pub batch_size: Histogram,
     /// From a stream's acceptance until its first event.
@@ -137,6 +138,7 @@ impl ModelMetrics {
             requests: (0..Via::COUNT * levels * OUTCOMES.len()).map(|_| OnceLock::new()).collect(),
             request_duration: per_priority(Metric::RequestDuration),
             queue_duration: per_priority(Metric::QueueDuration),
+            overhead: per_priority(Metric::Overhead),
             queue_depth: (1..=levels)
                 .map(|level| {
                     let labels = vec![label(), Label::new("priority", level.to_string())];
@@ -183,6 +185,13 @@ impl ModelMetrics {
         }
     }
 
+    /// An answered call took so long besides waiting for its batch and for the batch's answer.
+    pub fn overhead(&self, priority: u8, took: Duration) {
+        if let Some(histogram) = self.overhead.get(self.level(priority)) {
+            histogram.record(took.as_secs_f64());
+        }
+    }
+
     /// A batch was cut, for one of the causes.
     pub fn batch_cut(&self, cause: Cause) {
         if let Some(cell) = self.batches.get(cause as usize) {
@@ -197,18 +206,23 @@ impl ModelMetrics {
 
     /// An instance told what a call cost.
     pub fn count_tokens(&self, prompt: u64, completion: u64) {
-        let directions = [("prompt", prompt), ("completion", completion)];
-        for (cell, (direction, tokens)) in self.tokens.iter().zip(directions) {
-            if tokens == 0 {
-                continue;
-            }
-            let counter = cell.get_or_init(|| {
-                let model = Label::new("model", self.model.clone());
-                let labels = vec![model, Label::new("direction", direction)];
-                self.telemetry.counter(Metric::Tokens, labels)
-            });
-            counter.increment(tokens);
-        }
+        self.count(0, "prompt", prompt);
+        self.count(1, "completion", completion);
+    }
+
+    /// A stream ended whose instance has not told what it cost: each of its events was about a token.
+    pub fn count_events(&self, events: u64) {
+        self.count(2, "completion_events", events);
+    }
+
+    fn count(&self, index: usize, direction: &'static str, tokens: u64) {
+        let Some(cell) = self.tokens.get(index).filter(|_| tokens > 0) else { return };
+        let counter = cell.get_or_init(|| {
+            let model = Label::new("model", self.model.clone());
+            let labels = vec![model, Label::new("direction", direction)];
+            self.telemetry.counter(Metric::Tokens, labels)
+        });
+        counter.increment(tokens);
     }
 
     /// From now on `successor` says how instances are that it has, too.

@@ -9,13 +9,18 @@ pub struct LoadGauges {
     pub running: u32,
     /// Requests that wait inside it.
     pub waiting: u32,
+    /// Whether asking it keeps it from noticing callers that have gone: before its first token llama.cpp
+    /// looks for them only after a second in which it has answered nobody.
+    pub wants_quiet: bool,
 }
+
+const LLAMA_CPP_WAITING: &str = "llamacpp:requests_deferred";
 
 /// Names of the gauges: what runs, what waits.
 const ENGINES: [(&str, &str); 5] = [
     ("vllm:num_requests_running", "vllm:num_requests_waiting"),
     ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
-    ("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+    ("llamacpp:requests_processing", LLAMA_CPP_WAITING),
     ("tgi_batch_current_size", "tgi_queue_size"),
     ("te_batch_current_size", "te_queue_size"),
 ];
@@ -30,9 +35,9 @@ pub fn read_load(text: &str) -> Option<LoadGauges> {
         *sums.entry(name).or_default() += value;
     }
     let count = |name: &str| sums.get(name).map(|&sum| sum.clamp(0.0, f64::from(u32::MAX)) as u32);
-    ENGINES.iter().find_map(|(running, waiting)| {
-        let waiting = count(waiting)?;
-        Some(LoadGauges { running: count(running).unwrap_or_default(), waiting })
+    ENGINES.iter().find_map(|&(running, name)| {
+        let (waiting, running) = (count(name)?, count(running).unwrap_or_default());
+        Some(LoadGauges { running, waiting, wants_quiet: name == LLAMA_CPP_WAITING })
     })
 }
 
@@ -61,7 +66,9 @@ mod tests {
                 "# HELP {running} x\n# TYPE {running} gauge\n{running}{{engine=\"0\",m=\"a}} 9\"}} 3.0\n\
                  {running}{{engine=\"1\"}} 2\n{waiting} 7.0 1700000000\nother 5\n"
             );
-            assert_eq!(read_load(&text), Some(LoadGauges { running: 5, waiting: 7 }), "{text}");
+            let wants_quiet = running.starts_with("llamacpp");
+            let expected = LoadGauges { running: 5, waiting: 7, wants_quiet };
+            assert_eq!(read_load(&text), Some(expected), "{text}");
         }
     }
 
@@ -73,6 +80,6 @@ mod tests {
             assert_eq!(read_load(text), None, "{text}");
         }
         let odd = "vllm:num_requests_waiting -3\nvllm:num_requests_waiting";
-        assert_eq!(read_load(odd), Some(LoadGauges { running: 0, waiting: 0 }));
+        assert_eq!(read_load(odd), Some(LoadGauges::default()));
     }
 }

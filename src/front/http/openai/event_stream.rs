@@ -140,8 +140,9 @@ impl http_body::Body for EventStream {
 impl Drop for EventStream {
     /// Whatever the end was: what the instance told is counted once.
     fn drop(&mut self) {
-        if let Some(usage) = self.events.usage() {
-            self.metrics.count_tokens(usage.prompt, usage.completion);
+        match self.events.usage() {
+            Some(usage) => self.metrics.count_tokens(usage.prompt, usage.completion),
+            None => self.metrics.count_events(self.events.told()),
         }
     }
 }

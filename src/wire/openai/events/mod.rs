@@ -38,6 +38,8 @@ pub struct Events {
     /// Whether the event before was left out, and the line feed of its last line with it.
     left_out: bool,
     usage: Option<TokenUsage>,
+    /// Events with data, but for the one that says that there are no more.
+    told: u64,
 }
 
 /// What becomes of an event.
@@ -109,10 +111,17 @@ impl Events {
         self.usage
     }
 
+    /// How many events have told something. Engines send one for each token, or nearly so.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
     fn end_event(&mut self, range: Range<usize>, run: &mut Run<'_>) {
         self.left_out = false;
         if self.is_within {
             self.is_within = false;
+            self.told += 1;
             return run.extend(range);
         }
         if !self.held.is_empty() {
@@ -140,6 +149,7 @@ impl Events {
     }
 
     fn judge(&mut self, event: &[u8]) -> Verdict {
+        self.told += u64::from(tells_something(event));
         if !event.windows(USAGE.len()).any(|window| window == USAGE) {
             return Verdict::Keep;
         }
@@ -163,6 +173,13 @@ impl Events {
 fn without(event: &Bytes, cut: &Range<usize>) -> Bytes {
     let (before, after) = (event.get(..cut.start), event.get(cut.end..));
     [before.unwrap_or_default(), after.unwrap_or_default()].concat().into()
+}
+
+/// Whether an event has data other than `[DONE]`.
+fn tells_something(event: &[u8]) -> bool {
+    let data = event.split(|byte| matches!(byte, b'\n' | b'\r'));
+    let mut data = data.filter_map(|line| line.strip_prefix(b"data:")).map(<[u8]>::trim_ascii);
+    data.any(|data| !data.is_empty() && data != b"[DONE]")
 }
 
 const USAGE: &[u8] = b"\"usage\"";

@@ -168,3 +168,16 @@ fn only_what_was_asked_for_by_us_is_hidden() {
     }
     assert_eq!(text(true, "data:{\"a\":1 , \"usage\" :  null }\n\n"), "data:{\"a\":1  }\n\n");
 }
+
+#[test]
+fn events_that_tell_something_are_counted() {
+    let stream = ": hi\n\ndata: {\"a\":1}\n\nevent: x\ndata:2\r\n\r\ndata:\n\ndata: [DONE]\n\n";
+    for size in [1, 3, stream.len()] {
+        let (mut events, mut out) = (Events::new(false), VecDeque::new());
+        for piece in stream.as_bytes().chunks(size) {
+            events.feed(&Bytes::copy_from_slice(piece), &mut out);
+        }
+        events.finish(&mut out);
+        assert_eq!(events.told(), 2);
+    }
+}
