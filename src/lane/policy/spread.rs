@@ -12,6 +12,8 @@ use super::classes::sizes;
 const USUALLY: f64 = 0.955;
 /// The same while an instance is in step with another.
 const IN_STEP: f64 = 0.9;
+/// And for a batch with an urgent call that has waited long.
+const LATE: f64 = 0.8;
 /// Of the even distance between the ends of two batches, what is too little to mend.
 const TOLERANCE: f64 = 0.05;
 
@@ -35,18 +37,18 @@ pub(super) fn rows(
     let (Some(next), Some(last)) = (remaining.first(), remaining.last()) else { return usually };
     let takes = time(usually);
     let even = takes / servers.max(1.0);
+    // The most rows that take no longer, but for a share of the throughput.
+    let in_time = |longest: f64, share: f64| {
+        let fits = |rows: &u32| time(*rows) <= longest;
+        sizes(usually).filter(fits).last().unwrap_or(1).max(least(share)).min(usually)
+    };
     // The one that ends after all others ended for the last time before this one, too.
     let middle = f64::midpoint(*next, last - takes);
-    let out_of_step = if -middle < TOLERANCE * even { 0.0 } else { -middle };
+    let ahead = if -middle < TOLERANCE * even { 0.0 } else { -middle };
+    let spread = in_time(takes - ahead, IN_STEP);
     // Who has waited longer than instances evenly out of step let anybody wait is made up for it.
     let late = if waited < takes { (waited - even).max(0.0) } else { 0.0 };
-    let sooner = out_of_step.max(late);
-    if sooner <= 0.0 {
-        return usually;
-    }
-    let in_step = least(IN_STEP);
-    let in_time = |&rows: &u32| time(rows) <= takes - sooner;
-    sizes(usually).filter(|&rows| rows >= in_step).filter(in_time).last().unwrap_or(in_step)
+    if late > 0.0 { spread.min(in_time(takes - late, LATE)) } else { spread }
 }
 
 #[cfg(test)]
