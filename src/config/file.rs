@@ -72,6 +72,7 @@ pub(super) struct ModelWritten {
     pub(super) breaker: BreakerWritten,
     pub(super) retry: RetryWritten,
     pub(super) hedge: HedgeWritten,
+    pub(super) routing: RoutingWritten,
     pub(super) controlled_delay: ControlledDelayWritten,
 }
 
@@ -120,6 +121,14 @@ pub(super) struct RetryWritten {
 pub(super) struct ControlledDelayWritten {
     pub(super) enabled: Written<bool>,
     pub(super) target: Written<AutoOr<Duration>>,
+}
+
+/// `[model.routing]`
+#[derive(Debug, Default)]
+pub(super) struct RoutingWritten {
+    pub(super) fallback: Written<Vec<(String, usize)>>,
+    pub(super) canary: Written<String>,
+    pub(super) canary_share: Written<f64>,
 }
 
 /// `[model.hedge]`
@@ -192,6 +201,7 @@ fn read_model(mut table: TableReader<'_, '_>) -> ModelWritten {
         breaker: table.table("breaker").map(read_breaker).unwrap_or_default(),
         retry: table.table("retry").map(read_retry).unwrap_or_default(),
         hedge: table.table("hedge").map(read_hedge).unwrap_or_default(),
+        routing: table.table("routing").map(read_routing).unwrap_or_default(),
         controlled_delay: table
             .table("controlled_delay")
             .map(read_controlled_delay)
@@ -225,6 +235,14 @@ fn read_breaker(mut table: TableReader<'_, '_>) -> BreakerWritten {
 
 fn read_retry(mut table: TableReader<'_, '_>) -> RetryWritten {
     RetryWritten { attempts: table.integer("attempts"), idempotent: table.boolean("idempotent") }
+}
+
+fn read_routing(mut table: TableReader<'_, '_>) -> RoutingWritten {
+    RoutingWritten {
+        fallback: table.text_list("fallback"),
+        canary: table.text("canary"),
+        canary_share: table.ratio("canary_share"),
+    }
 }
 
 fn read_controlled_delay(mut table: TableReader<'_, '_>) -> ControlledDelayWritten {

@@ -386,7 +386,7 @@ static MODEL: Table = Table {
             "Whether instances are asked for the usage of streams whose callers did not ask, to count their tokens; callers do not see it.",
         ),
     ],
-    tables: &[&HEALTH, &BREAKER, &RETRY, &HEDGE, &CONTROLLED_DELAY],
+    tables: &[&HEALTH, &BREAKER, &RETRY, &HEDGE, &CONTROLLED_DELAY, &ROUTING],
     unsupported: &["discovery", "cache"],
 };
 
@@ -515,6 +515,34 @@ static RETRY: Table = Table {
             Kind::Boolean,
             "true",
             "Whether a batch may be sent again after an instance may have begun it.",
+        ),
+    ],
+    tables: &[],
+    unsupported: &[],
+};
+
+static ROUTING: Table = Table {
+    name: "routing",
+    place: "in [model.routing]",
+    path: "model.routing",
+    list: false,
+    about: "Which models answer chats and completions in its place.",
+    keys: &[
+        Key::absent(
+            "fallback",
+            Kind::TextList,
+            "Models that are asked in turn where this one has no room, or no instance that serves.",
+        ),
+        Key::absent(
+            "canary",
+            Kind::Text,
+            "A model that is asked first for a share of the callers; where it cannot serve, this one does.",
+        ),
+        Key::new(
+            "canary_share",
+            Kind::Ratio,
+            "0.05",
+            "That share; calls that name the same `x-session-id` are all in it, or none.",
         ),
     ],
     tables: &[],

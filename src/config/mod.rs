@@ -18,6 +18,7 @@ pub mod keys;
 mod plan;
 mod read;
 mod resolve;
+mod routing;
 mod text;
 pub mod units;
 mod value;
@@ -31,8 +32,8 @@ pub use diff::Difference;
 pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
 pub use plan::{
     BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
-    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
-    StreamPlan,
+    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, RoutingPlan,
+    ServerPlan, StreamPlan,
 };
 pub use text::ConfigText;
 

@@ -225,6 +225,8 @@ pub struct ModelPlan {
     pub hedge: HedgePlan,
     /// Whether who would wait too long is refused while the queue stands.
     pub controlled_delay: ControlledDelayPlan,
+    /// Which models answer in its place.
+    pub routing: RoutingPlan,
     /// How streams of events are relayed.
     pub stream: StreamPlan,
 }
@@ -342,6 +344,23 @@ pub struct HedgePlan {
     pub enabled: bool,
     /// After how long; `None`: once it takes longer than 95 % of batches.
     pub delay: Option<Duration>,
+}
+
+/// Which models answer requests for text in place of another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutingPlan {
+    /// Those that are asked in turn where it has no room, or nobody who could serve.
+    pub fallback: Vec<String>,
+    /// The one that is asked before it for a share of the callers.
+    pub canary: Option<String>,
+    /// That share: above 0, at most 1.
+    pub canary_share: f64,
+}
+
+impl Default for RoutingPlan {
+    fn default() -> Self {
+        Self { fallback: Vec::new(), canary: None, canary_share: 0.05 }
+    }
 }
 
 /// Whether who would wait too long is refused while the queue stands.

@@ -16,6 +16,7 @@ use super::plan::{
     BatchApiPlan, BreakerPlan, ControlledDelayPlan, HealthPlan, HedgePlan, ModelPlan, Plan,
     Protocol, RetryPlan, ServerPlan, StreamPlan,
 };
+use super::routing::{check_routing, resolve_routing};
 use super::units::{format_duration, format_size};
 use super::written::{AutoOr, Reading, Written};
 
@@ -42,6 +43,7 @@ pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -
         report_range(reading, beyond.line, "model", "at the top level", found, MODELS_MAX);
     }
     check_names(written, reading);
+    check_routing(written, reading);
     let models = written.iter().map(|model| resolve_model(model, base, reading)).collect();
     Plan { server, batch_api, models }
 }
@@ -231,6 +233,7 @@ fn resolve_model(written: &ModelWritten, base: Option<&Path>, reading: &mut Read
             enabled: written.controlled_delay.enabled.or(ControlledDelayPlan::default().enabled),
             target: auto_is_none(&written.controlled_delay.target),
         },
+        routing: resolve_routing(&written.routing),
         stream: resolve_stream(written),
     }
 }

@@ -138,10 +138,12 @@ impl Watch {
             let pause = match asked {
                 Ok(Ok(Some(load))) => {
                     self.tell(Event::Instance(self.id(), InstanceChange::Load(load))).await;
-                    match load == EngineLoad::default() {
+                    match load {
+                        // How many fit is about to be learned.
+                        EngineLoad { waiting: 1.., .. } => LOAD_PAUSE,
                         _ if self.instance.wants_quiet() => LOAD_PAUSE_QUIET,
-                        true => LOAD_PAUSE_IDLE,
-                        false => LOAD_PAUSE,
+                        EngineLoad { running: 0, .. } => LOAD_PAUSE_IDLE,
+                        _ => LOAD_PAUSE,
                     }
                 }
                 Ok(Ok(None)) => LOAD_PAUSE_SILENT,

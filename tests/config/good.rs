@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use batchwise::config::{
     BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
-    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, ServerPlan,
-    StreamPlan, load,
+    InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, RoutingPlan,
+    ServerPlan, StreamPlan, load,
 };
 
 use crate::{files, folder};
@@ -90,6 +90,7 @@ fn a_minimal_file_gets_every_default() {
             },
             retry: RetryPlan { attempts: 2, idempotent: true },
             hedge: HedgePlan { enabled: false, delay: None },
+            routing: RoutingPlan::default(),
             controlled_delay: ControlledDelayPlan { enabled: false, target: None },
             stream: StreamPlan {
                 heartbeat: Some(Duration::from_secs(15)),
@@ -165,6 +166,7 @@ fn every_option_reaches_its_place_in_the_plan() {
             },
             retry: RetryPlan { attempts: 3, idempotent: false },
             hedge: HedgePlan { enabled: true, delay: Some(Duration::from_millis(13)) },
+            routing: RoutingPlan::default(),
             controlled_delay: ControlledDelayPlan {
                 enabled: true,
                 target: Some(Duration::from_millis(14)),
@@ -202,6 +204,33 @@ fn each_protocol_takes_its_instances() {
     assert_eq!(names, ["embedded/0", "embedded/1", "embedded/2"]);
     let onnx = plan.models.iter().find(|model| model.name == "onnx").unwrap();
     assert_eq!(onnx.embedded, Some(EmbeddedKind::Onnx { path: folder("good").join("own.onnx") }));
+}
+
+#[test]
+fn models_answer_in_place_of_each_other() {
+    let model = |name: &str, keys: &str| {
+        format!("[[model]]\nname = '{name}'\nprotocol = 'embedded'\ninstances = ['echo']\n{keys}\n")
+    };
+    let routing = "[model.routing]\nfallback = ['b', 'c']\ncanary = 'c'\ncanary_share = 0.25";
+    let text = model("a", routing) + &model("b", "") + &model("c", "");
+    let plan = Plan::parse(&text, Path::new("models.toml")).unwrap();
+    let expected = RoutingPlan {
+        fallback: vec!["b".into(), "c".into()],
+        canary: Some("c".into()),
+        canary_share: 0.25,
+    };
+    assert_eq!(plan.models[0].routing, expected);
+    assert_eq!(plan.models[1].routing, RoutingPlan::default());
+    let digits = "[[model]]\nname = 'd'\nprotocol = 'kserve-grpc'\ninstances = ['grpc://t']\n";
+    for (keys, found) in [
+        ("fallback = ['nobody']", "there is no such model"),
+        ("canary = 'a'", "it is this model itself"),
+        ("fallback = ['b', 'd']", "which has no chat"),
+    ] {
+        let text = model("a", &format!("[model.routing]\n{keys}")) + &model("b", "") + digits;
+        let error = Plan::parse(&text, Path::new("models.toml")).unwrap_err().to_string();
+        assert!(error.contains(found) && error.contains("models.toml:6"), "{error}");
+    }
 }
 
 #[test]

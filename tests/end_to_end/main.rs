@@ -25,6 +25,7 @@ mod operations;
 mod overload;
 mod raw;
 mod reload;
+mod routing;
 mod stage;
 mod streams;
 mod wire;

@@ -1,4 +1,5 @@
 //! Servers that close a connection which they were to keep, just as the next request comes.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -121,7 +121,9 @@ async fn take_in(
             Understood::Items(parsed) => parsed,
             Understood::Whole => {
                 let asked = take_whole(path, state, visit, id, headers, (body, lease))?;
-                let Asked { model, name, work, terms, _lease } = asked;
+                let Asked { model, name, work: text, terms, mut _lease } = asked;
+                let work = text.request(&model, &mut _lease);
+                let terms = text.terms(&terms, &model);
                 return Ok(Asked { model, name, work: Listed::Whole(work), terms, _lease });
             }
         };

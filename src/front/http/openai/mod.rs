@@ -4,18 +4,19 @@ mod event_stream;
 mod lists;
 pub(super) mod processing;
 mod relay;
+mod text;
 
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use serde::Serialize;
-use twox_hash::XxHash3_64;
 
 pub(super) use self::lists::routes as list_routes;
 use self::relay::{Relay, respond};
+use self::text::{Text, generates, may_be_served_elsewhere};
 use super::body::Unread;
 use super::heavy::heavy;
 use super::problem::OpenAiFault;
@@ -32,11 +33,8 @@ use crate::front::visit::Visit;
 use crate::telemetry::Via;
 use crate::wire::intake::Lease;
 use crate::wire::openai::{
-    ParsedEmbeddings, ServiceTier, parse_embeddings, parse_generation, write_embeddings_reply,
+    ParsedEmbeddings, parse_embeddings, parse_generation, write_embeddings_reply,
 };
-
-/// Calls that name the same session go to the same instance.
-const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 
 /// A model as OpenAI's clients know it.
 #[derive(Serialize)]
@@ -185,12 +183,22 @@ async fn generate(
     let mut visit = Visit::new(&state.front, Via::OpenAi);
     let (parts, mut body) = Unread::of(request);
     let asked = take_text_in(path, &state, &mut visit, &id, &parts.headers, &mut body).await;
-    let Asked { model, work, terms, _lease, .. } = match visit.end(asked) {
+    let Asked { model, work: text, terms, mut _lease, .. } = match visit.end(asked) {
         Ok(asked) => asked,
         Err(fault) => return body.dismiss(&parts, OpenAiFault::from(fault).into_response()).await,
     };
-    let answered = relayed(&model, work, terms, &id).await;
-    answered.unwrap_or_else(|fault| OpenAiFault::from(fault).into_response())
+    let mut candidates = text.candidates(&state.models, model, &id).into_iter().peekable();
+    loop {
+        let Some(model) = candidates.next() else {
+            return OpenAiFault::from(wrong_answer()).into_response();
+        };
+        let request = text.request(&model, &mut _lease);
+        match relayed(&model, request, text.terms(&terms, &model), &id).await {
+            Ok(response) => return response,
+            Err(fault) if candidates.peek().is_some() && may_be_served_elsewhere(&fault) => {}
+            Err(fault) => return OpenAiFault::from(fault).into_response(),
+        }
+    }
 }
 
 /// Has a request forwarded whole, and its answer.
@@ -213,7 +221,7 @@ async fn take_text_in(
     id: &RequestId,
     headers: &HeaderMap,
     body: &mut Unread,
-) -> Result<Asked<RelayRequest>, Fault> {
+) -> Result<Asked<Text>, Fault> {
     let (body, lease) = read(state, visit, headers, body).await?;
     take_whole(path, state, visit, id, headers, (body, lease))
 }
@@ -225,35 +233,16 @@ fn take_whole(
     visit: &mut Visit,
     id: &RequestId,
     headers: &HeaderMap,
-    (mut body, mut lease): (Bytes, Lease),
-) -> Result<Asked<RelayRequest>, Fault> {
+    (body, lease): (Bytes, Lease),
+) -> Result<Asked<Text>, Fault> {
     let parsed = heavy(body.len(), || parse_generation(&body))?;
     let model = find_model(&state.models, &parsed.model, "")?;
     visit.is_for(&model);
-    if !matches!(model.kind(), WorkKind::OpenAi { generation: true, .. }) {
+    if !generates(&model) {
         return Err(wrong_route(&model));
     }
     let trusted = state.front.trust_tenant_header;
-    let mut terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
-    if !terms::name_a_priority(headers) {
-        terms.priority = parsed.service_tier.map(|tier| match tier {
-            ServiceTier::Flex => model.plan().priority_levels,
-            ServiceTier::Priority => 1,
-        });
-    }
-    let known_as = Some(&model.plan().upstream_name).filter(|name| **name != parsed.model);
-    let with_usage = Some(&model).filter(|model| model.plan().stream.usage);
-    let with_usage = with_usage.and_then(|_| {
-        let with_usage = parsed.with_usage(&body, known_as.map(String::as_str))?;
-        // Where there is no room for a second body, tokens are the lesser loss.
-        lease.grow_by(with_usage.len()).is_ok().then_some(with_usage)
-    });
-    if let Some(known_as) = known_as {
-        body = parsed.with_model(&body, known_as);
-    }
-    let session = headers.get(X_SESSION_ID).map(|id| XxHash3_64::oneshot(id.as_bytes()));
-    let headers = relay::headers_for_instance(headers);
-    let (affinity, stream) = (session.or(parsed.affinity), parsed.stream);
-    let work = RelayRequest { path, headers, body, stream, affinity, with_usage };
-    Ok(Asked { model, name: parsed.model, work, terms, _lease: lease })
+    let terms = terms::read(headers, id, &model, visit.arrived(), trusted)?;
+    let text = Text::new(path, parsed, body, headers);
+    Ok(Asked { model, name: text.model().to_owned(), work: text, terms, _lease: lease })
 }
