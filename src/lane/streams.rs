@@ -20,8 +20,9 @@ const MOST: u32 = 1024;
 const SMALL: u32 = 10;
 /// Where the engine says what waits, the limit moves by this part of it.
 const FINE: u32 = 32;
-/// So many times an engine says how many wait before something follows from it.
+/// So many times an engine says how many wait before something follows from it; or twice, in so long.
 const WINDOW: usize = 4;
+const LONG_WINDOW: Span = Span::from_secs(1);
 /// A first event that takes so many times the usual has waited for a place.
 const QUEUED: f64 = 3.0;
 /// And so many milliseconds more at least.
@@ -81,8 +82,25 @@ pub(super) struct StreamLimit {
     /// Milliseconds until the first event where nothing waits; 0 while that is not known.
     usual: f64,
     load: Option<(Instant, EngineLoad)>,
-    /// How many waited in the engine by what it said last, at this limit.
-    waits: Vec<u32>,
+    /// What it said last, at this limit.
+    samples: Vec<Sample>,
+}
+
+/// What an engine said of itself, and how many streams it had from here.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    load: EngineLoad,
+    streams: u32,
+}
+
+impl Sample {
+    /// How many of the streams from here it worked on: it may have others, too.
+    fn fit(&self) -> u32 {
+        let EngineLoad { running, waiting } = self.load;
+        let ours = f64::from(self.streams) / f64::from(running.saturating_add(waiting).max(1));
+        (f64::from(running) * ours.min(1.0)).round() as u32
+    }
 }
 
 impl StreamLimit {
@@ -101,7 +119,7 @@ impl StreamLimit {
             pause: FIRST_PAUSE,
             usual: 0.0,
             load: None,
-            waits: Vec::with_capacity(WINDOW),
+            samples: Vec::with_capacity(WINDOW),
         }
     }
 
@@ -190,19 +208,19 @@ impl StreamLimit {
         if !self.learns {
             return;
         }
-        self.waits.push(load.waiting);
-        if self.waits.len() < WINDOW {
+        self.samples.push(Sample { at: now, load, streams });
+        let seen = self.samples.len();
+        let began = self.samples.first().map_or(now, |sample| sample.at);
+        if seen < WINDOW && (seen < 2 || now.since(began) < LONG_WINDOW) {
             return;
         }
         // What has just come may wait for the engine's next step; a queue is what is seen again.
-        let queued = self.waits.iter().filter(|&&waiting| waiting > 0).count();
-        let mean = self.waits.iter().sum::<u32>().div_ceil(WINDOW as u32);
-        self.waits.clear();
-        if queued + 1 >= WINDOW {
+        let queues = || self.samples.iter().filter(|sample| sample.load.waiting > 0);
+        let (queued, fit) = (queues().count(), queues().map(Sample::fit).max());
+        self.samples.clear();
+        if let Some(fit) = fit.filter(|_| queued * 4 >= seen * 3) {
             // Those beyond the limit are on their way out already.
             if streams <= self.limit {
-                let share = f64::from(load.running) / f64::from(load.running + mean);
-                let fit = (f64::from(streams) * share).round() as u32;
                 self.lower(now, fit.min(self.limit.saturating_sub(1)));
             }
         } else if queued == 0 {
@@ -249,7 +267,7 @@ impl StreamLimit {
         self.changed = now;
         (self.reached, self.proven, self.fit) = (false, 0, 0);
         self.strikes.clear();
-        self.waits.clear();
+        self.samples.clear();
     }
 }
 
@@ -319,6 +337,24 @@ mod tests {
             limit.tell_load(at(now), EngineLoad { running: 3, waiting: 0 }, 3);
         }
         assert_eq!(limit.limit(), START);
+    }
+
+    #[test]
+    fn streams_that_end_meanwhile_are_not_taken_for_places_that_are_missing() {
+        let mut limit = StreamLimit::new(None);
+        for (waiting, streams) in [(8, 12), (6, 10), (3, 7), (1, 5)] {
+            limit.tell_load(at(0), EngineLoad { running: 4, waiting }, streams);
+        }
+        assert_eq!(limit.limit(), 4);
+    }
+
+    #[test]
+    fn an_engine_that_others_use_too_has_fewer_places_for_us() {
+        let mut limit = StreamLimit::new(None);
+        for now in [0, 1250] {
+            limit.tell_load(at(now), EngineLoad { running: 8, waiting: 16 }, 12);
+        }
+        assert_eq!(limit.limit(), 4);
     }
 
     #[test]
