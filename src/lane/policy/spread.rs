@@ -9,9 +9,9 @@
 use super::classes::sizes;
 
 /// Of the best throughput, what batches are to have at least.
-const USUALLY: f64 = 0.955;
+const USUALLY: f64 = 0.965;
 /// The same while an instance is in step with another.
-const IN_STEP: f64 = 0.9;
+const IN_STEP: f64 = 0.93;
 /// And for a batch with an urgent call that has waited long.
 const LATE: f64 = 0.8;
 /// Of the even distance between the ends of two batches, what is too little to mend.
