@@ -236,7 +236,8 @@ def test_the_engines_own_queue_stays_empty_while_all_its_slots_work(engine, prox
     assert min(streamed) > 0
     assert direct.mean(1) > 1
     assert proxied.mean(1) < 0.5
-    assert max(running for running, _ in proxied.samples) == SLOTS
+    # What it has learned may be one slot too few for a while.
+    assert max(running for running, _ in proxied.samples) >= SLOTS - 1
     assert proxied.mean(0) > 0.4 * SLOTS
     wait_until(engine.idle, "the engine is idle")
 
@@ -316,9 +317,9 @@ def test_a_caller_that_leaves_before_the_first_token_is_passed_on(engine, proxy,
     assert hung_up < 1
 
 
-def test_callers_that_leave_the_queue_never_reach_the_engine(engine, proxy):
-    # Until it has learned how many streams the engine takes, the proxy lets fewer through.
-    stream_from(proxy, 3 * SLOTS, 1, 4)
+def test_callers_that_leave_the_queue_never_reach_the_engine(engine, start_batchwise):
+    # What it learns of the engine may be one slot too few or too many for a while.
+    proxy = start_batchwise(configured(engine, f"max_concurrency = {SLOTS}"))
     running = [open_call(proxy.http, endless()) for _ in range(SLOTS)]
     wait_until(lambda: engine.running() == SLOTS, "all slots work")
     waiting = [open_call(proxy.http, endless()) for _ in range(8)]
