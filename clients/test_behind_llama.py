@@ -221,6 +221,12 @@ def stream_from(server, callers, calls, tokens):
     return asyncio.run(all_callers())
 
 
+def all_slots_work(engine, proxy, callers):
+    with Sampler(engine) as wave:
+        stream_from(proxy, callers, 1, 16)
+    return max(running for running, _ in wave.samples) == SLOTS
+
+
 def test_the_engines_own_queue_stays_empty_while_all_its_slots_work(engine, proxy):
     callers = 3 * SLOTS
     with Sampler(engine) as direct:
@@ -236,9 +242,9 @@ def test_the_engines_own_queue_stays_empty_while_all_its_slots_work(engine, prox
     assert min(streamed) > 0
     assert direct.mean(1) > 1
     assert proxied.mean(1) < 0.5
-    # What it has learned may be one slot too few for a while.
-    assert max(running for running, _ in proxied.samples) >= SLOTS - 1
     assert proxied.mean(0) > 0.4 * SLOTS
+    # What it has learned may be one slot too few for a while, but not for long.
+    assert any(all_slots_work(engine, proxy, callers) for _ in range(6))
     wait_until(engine.idle, "the engine is idle")
 
 

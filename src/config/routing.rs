@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::explain::{Problem, quote};
 use super::file::{ModelWritten, RoutingWritten};
 use super::plan::RoutingPlan;
-
 use super::written::{Reading, Written};
 
 const PLACE: &str = "in [model.routing]";

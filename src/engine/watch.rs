@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::run::Message;
 use crate::config::HealthPlan;
-use crate::instance::{BatchLimit, Description, Instance, NotUp};
+use crate::instance::{BatchLimit, Description, Instance, LoadGauges, NotUp};
 use crate::lane::{EngineLoad, Event, Health, InstanceChange, InstanceId};
 use crate::telemetry::ModelMetrics;
 
@@ -136,13 +136,15 @@ impl Watch {
         while self.inbox.upgrade().is_some() {
             let asked = tokio::time::timeout(self.plan.timeout, self.instance.load()).await;
             let pause = match asked {
-                Ok(Ok(Some(load))) => {
-                    self.tell(Event::Instance(self.id(), InstanceChange::Load(load))).await;
-                    match load {
+                Ok(Ok(Some(gauges))) => {
+                    let LoadGauges { running, waiting, .. } = gauges;
+                    let load = InstanceChange::Load(EngineLoad { running, waiting });
+                    self.tell(Event::Instance(self.id(), load)).await;
+                    match gauges {
                         // How many fit is about to be learned.
-                        EngineLoad { waiting: 1.., .. } => LOAD_PAUSE,
-                        _ if self.instance.wants_quiet() => LOAD_PAUSE_QUIET,
-                        EngineLoad { running: 0, .. } => LOAD_PAUSE_IDLE,
+                        LoadGauges { waiting: 1.., .. } => LOAD_PAUSE,
+                        LoadGauges { wants_quiet: true, .. } => LOAD_PAUSE_QUIET,
+                        LoadGauges { running: 0, .. } => LOAD_PAUSE_IDLE,
                         _ => LOAD_PAUSE,
                     }
                 }

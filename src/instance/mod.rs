@@ -36,8 +36,8 @@ pub use network::{Connection, Dial, Network};
 pub use openai::OpenAi;
 
 use crate::call::{Answer, Fault, FaultKind, TraceContext, Work};
-use crate::lane::EngineLoad;
 use crate::tensor::DataType;
+pub use crate::wire::gauges::LoadGauges;
 
 /// A future on the heap, so that instances of all protocols fit one type.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -57,13 +57,8 @@ pub trait Instance: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// What went wrong.
-    fn load(&self) -> BoxFuture<'_, Result<Option<EngineLoad>, String>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<LoadGauges>, String>> {
         Box::pin(async { Ok(None) })
-    }
-
-    /// Whether the instance is better asked for its load no more than once in a second.
-    fn wants_quiet(&self) -> bool {
-        false
     }
 
     /// Asks what the instance knows of the model.

@@ -20,7 +20,6 @@ use super::relayed_body::RelayedBody;
 use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
-use crate::lane::EngineLoad;
 use crate::wire::gauges::{LoadGauges, read_load};
 use crate::wire::openai::{
     parse_embeddings_reply, parse_items_reply, reply_list, write_embeddings_request,
@@ -39,8 +38,6 @@ pub struct OpenAi {
     idle_timeout: Duration,
     /// Whether it refused to tell the usage of a stream that it streamed when not asked for it.
     refuses_usage: AtomicBool,
-    /// Whether it is better asked for its load less often.
-    wants_quiet: AtomicBool,
 }
 
 impl OpenAi {
@@ -70,7 +67,6 @@ impl OpenAi {
             probe_path,
             idle_timeout: StreamPlan::default().idle_timeout,
             refuses_usage: AtomicBool::new(false),
-            wants_quiet: AtomicBool::new(false),
         }
     }
 
@@ -176,17 +172,12 @@ impl OpenAi {
     }
 
     /// What it publishes of its load, as most engines do.
-    async fn ask_load(&self) -> Result<Option<EngineLoad>, String> {
+    async fn ask_load(&self) -> Result<Option<LoadGauges>, String> {
         let reply = get(&self.client, "/metrics").await?;
         if !reply.status.is_success() {
             return Ok(None);
         }
-        let body = reply.bytes();
-        let gauges = read_load(&String::from_utf8_lossy(&body));
-        Ok(gauges.map(|LoadGauges { running, waiting, wants_quiet }| {
-            self.wants_quiet.store(wants_quiet, Ordering::Relaxed);
-            EngineLoad { running, waiting }
-        }))
+        Ok(read_load(&String::from_utf8_lossy(&reply.bytes())))
     }
 
     async fn ask_up(&self) -> Result<(), NotUp> {
@@ -246,11 +237,7 @@ impl Instance for OpenAi {
         Box::pin(self.ask_up())
     }
 
-    fn wants_quiet(&self) -> bool {
-        self.wants_quiet.load(Ordering::Relaxed)
-    }
-
-    fn load(&self) -> BoxFuture<'_, Result<Option<EngineLoad>, String>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<LoadGauges>, String>> {
         Box::pin(self.ask_load())
     }
 

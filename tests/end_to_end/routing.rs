@@ -33,9 +33,10 @@ impl Models {
                 "[[model]]\nname = \"{name}\"\nprotocol = \"openai\"\n\
                  instances = [\"http://{address}\"]\nupstream_name = \"chat\"\n"
             );
-            if name == "named" {
-                text += &format!("[model.routing]\n{routing}\n");
-            }
+            text += &match name {
+                "named" => format!("[model.routing]\n{routing}\n"),
+                _ => "priority_levels = 2\n".to_owned(),
+            };
             servers.push(server);
         }
         let client = Client::builder(TokioExecutor::new()).build_http();
@@ -127,4 +128,14 @@ async fn a_canary_that_fails_hurts_nobody() {
     }
     let [named, canary, _] = models.calls();
     assert!(named == 10 && canary > 0, "{named} and {canary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_priority_is_one_of_the_model_that_is_named_and_fits_whoever_steps_in() {
+    let routing = "fallback = [\"second\"]";
+    let models = Models::new(routing, [fails(), Settings::default(), fails()]).await;
+    assert_eq!(models.ask(false, &[("x-request-priority", "3")]).await.0, 200);
+    let (status, text) = models.ask(false, &[("x-request-priority", "4")]).await;
+    assert_eq!(status, 400, "{text}");
+    assert!(text.contains("1 (the most urgent) to 3"), "{text}");
 }

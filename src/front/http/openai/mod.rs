@@ -187,18 +187,18 @@ async fn generate(
         Ok(asked) => asked,
         Err(fault) => return body.dismiss(&parts, OpenAiFault::from(fault).into_response()).await,
     };
-    let mut candidates = text.candidates(&state.models, model, &id).into_iter().peekable();
-    loop {
-        let Some(model) = candidates.next() else {
-            return OpenAiFault::from(wrong_answer()).into_response();
-        };
+    let mut fault = wrong_answer();
+    for model in text.candidates(&state.models, &model, &id) {
         let request = text.request(&model, &mut _lease);
         match relayed(&model, request, text.terms(&terms, &model), &id).await {
             Ok(response) => return response,
-            Err(fault) if candidates.peek().is_some() && may_be_served_elsewhere(&fault) => {}
-            Err(fault) => return OpenAiFault::from(fault).into_response(),
+            Err(last) => fault = last,
+        }
+        if !may_be_served_elsewhere(&fault) {
+            break;
         }
     }
+    OpenAiFault::from(fault).into_response()
 }
 
 /// Has a request forwarded whole, and its answer.

@@ -59,6 +59,7 @@ impl Text {
                 ServiceTier::Priority => 1,
             });
         }
+        // What is one of the levels of the model that is named may be none of this one's.
         terms.priority = terms.priority.map(|level| level.min(model.plan().priority_levels));
         terms
     }
@@ -90,22 +91,16 @@ impl Text {
     pub(super) fn candidates(
         &self,
         models: &Models,
-        named: Arc<Model>,
+        named: &Arc<Model>,
         id: &RequestId,
     ) -> Vec<Arc<Model>> {
         // Who names a session has all of it answered by the same model.
         let who = self.session.unwrap_or_else(|| XxHash3_64::oneshot(id.as_str().as_bytes()));
         let RoutingPlan { canary, canary_share, fallback } = &named.plan().routing;
-        let canary = canary.as_deref().filter(|_| is_within(*canary_share, who));
-        let others = |names: &[String]| -> Vec<Arc<Model>> {
-            names.iter().filter_map(|name| models.get(name)).filter(|it| generates(it)).collect()
-        };
-        let mut all: Vec<_> = canary.and_then(|name| models.get(name)).into_iter().collect();
-        all.retain(|model| generates(model));
-        let fallback = others(fallback);
-        all.push(named);
-        all.extend(fallback);
-        all
+        let other = |name: &String| models.get(name).filter(|model| generates(model));
+        let canary = canary.as_ref().filter(|_| is_within(*canary_share, who)).and_then(other);
+        let fallback = fallback.iter().filter_map(other);
+        canary.into_iter().chain([Arc::clone(named)]).chain(fallback).collect()
     }
 }
 
