@@ -27,10 +27,10 @@ def starter(directory):
     """Starts servers from the text of a models.toml; each must end well, in the test or after it."""
     started = []
 
-    def start(config_text):
+    def start(config_text, **options):
         config = directory / f"models-{len(started)}.toml"
         config.write_text(config_text)
-        server = Batchwise(config, directory)
+        server = Batchwise(config, directory, **options)
         started.append(server)
         return server
 

@@ -40,7 +40,7 @@ class Batchwise:
     expected_exit_code = 0
     expected_complaints = 0
 
-    def __init__(self, config, log_directory, directory=None):
+    def __init__(self, config, log_directory, directory=None, environment=None):
         """`config` None: it finds ./models.toml in `directory`, or goes by what is built in."""
         self.config = config
         flags = [] if config is None else ["--config", config]
@@ -51,6 +51,7 @@ class Batchwise:
                 [program(), "serve", *flags, "--log-format", "json"]
                 + ["--http", self.http, "--grpc", self.grpc, "--admin", self.admin],
                 pathlib.Path(log_directory) / f"batchwise-{admin}.log",
+                environment=environment,
                 directory=directory,
             )
             try:

@@ -161,7 +161,8 @@ impl Reloader {
         self.shutdown.send_replace(Shutdown::of(&server));
         self.site.change(&server);
         let batch_api = self.plan.batch_api.take();
-        self.plan = Plan { server, batch_api, models: loaded.plan.models };
+        let telemetry = self.plan.telemetry.clone();
+        self.plan = Plan { server, telemetry, batch_api, models: loaded.plan.models };
         self.files = files;
         Ok(Reloaded {
             added: difference.added,

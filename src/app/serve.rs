@@ -19,12 +19,12 @@ use super::instances::{UnusableInstances, set_up_all};
 use super::listeners::Listeners;
 use super::model_files::ModelFiles;
 use super::reload::{Origin, Reloader};
-use crate::config::{Plan, ServerPlan};
+use crate::config::{Plan, ServerPlan, TelemetryPlan};
 use crate::engine::{Drained, ModelSetup, Models};
 use crate::front::{Acceptor, Front, Listener, ReloadError, Reloaded, Reloads};
 use crate::instance::Network;
 use crate::jobs::{Jobs, OpenError};
-use crate::telemetry::{ReloadMetrics, Telemetry};
+use crate::telemetry::{ExportError, ReloadMetrics, SpanExport, Telemetry};
 use crate::wire::intake::Budget;
 
 /// How often histograms are moved into their buckets.
@@ -62,6 +62,9 @@ pub enum StartError {
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Telemetry(#[from] metrics_exporter_prometheus::BuildError),
+    /// Spans cannot be exported.
+    #[error(transparent)]
+    Spans(#[from] ExportError),
 }
 
 /// How a proxy ends.
@@ -95,6 +98,7 @@ pub struct Running {
     shutdown: watch::Receiver<Shutdown>,
     reloader: JoinSet<()>,
     telemetry: Telemetry,
+    span_export: Option<SpanExport>,
     /// Ends the listeners for calls.
     stop: CancellationToken,
     /// Ends the listener for operators, who want to see how a drain goes.
@@ -179,6 +183,7 @@ pub async fn start_on<L: Listener>(
 /// Everything that may fail of a start, but for the listeners.
 struct Prepared {
     telemetry: Telemetry,
+    span_export: Option<SpanExport>,
     files: ModelFiles,
     setups: Vec<ModelSetup>,
     network: Network,
@@ -186,10 +191,13 @@ struct Prepared {
 
 impl Prepared {
     fn of(plan: &Plan, origin: &Origin, network: Network) -> Result<Self, StartError> {
-        let telemetry = Telemetry::new()?;
+        let TelemetryPlan { otlp_endpoint, sample_ratio } = &plan.telemetry;
+        let span_export = SpanExport::begin(otlp_endpoint.as_deref(), *sample_ratio)?;
+        let spans = span_export.as_ref().map(SpanExport::spans).unwrap_or_default();
+        let telemetry = Telemetry::new()?.with_spans(spans);
         let files = ModelFiles::of(plan);
         let setups = set_up_all(&plan.models, &origin.places, &network)?;
-        Ok(Self { telemetry, files, setups, network })
+        Ok(Self { telemetry, span_export, files, setups, network })
     }
 }
 
@@ -199,7 +207,7 @@ async fn begin<L: Listener>(
     origin: Origin,
     plan: &Plan,
 ) -> Result<Running, StartError> {
-    let Prepared { telemetry, files, setups, network } = prepared;
+    let Prepared { telemetry, span_export, files, setups, network } = prepared;
     let [http, grpc, admin] = listeners.addresses(&plan.server)?;
     let models = Arc::new(Models::start(setups, &telemetry));
     let (jobs, job_runner) = open_jobs(plan, &models, &telemetry).await?;
@@ -230,6 +238,7 @@ async fn begin<L: Listener>(
         shutdown,
         reloader: JoinSet::new(),
         telemetry: telemetry.clone(),
+        span_export,
         stop: CancellationToken::new(),
         stop_admin: CancellationToken::new(),
         listeners: JoinSet::new(),
@@ -341,6 +350,9 @@ impl Running {
         // A client that does not close its connection does not keep the process alive.
         drop(tokio::time::timeout_at(by, closed).await);
         self.upkeep.abort_all();
+        if let Some(span_export) = self.span_export {
+            span_export.end().await;
+        }
         drained
     }
 }

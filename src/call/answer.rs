@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 
-use super::Parameters;
+use super::{Parameters, SharedSpan};
 use crate::tensor::{Tensor, join};
 
 /// An instance's answer to one call.
@@ -68,6 +68,15 @@ pub struct RelayAnswer {
     pub body: RelayBody,
     /// Whether what its events say of usage was asked for by us and not by the caller.
     pub hides_usage: bool,
+    /// What goes on until its body ends, in a trace.
+    pub span: SharedSpan,
+}
+
+impl RelayAnswer {
+    /// An answer that shows all that its body says.
+    pub fn new(status: StatusCode, headers: HeaderMap, body: RelayBody) -> Self {
+        Self { status, headers, body, hides_usage: false, span: SharedSpan::default() }
+    }
 }
 
 impl fmt::Debug for RelayAnswer {

@@ -7,17 +7,23 @@
 mod answer;
 mod fault;
 mod reply;
+mod span;
 mod terms;
 mod work;
 
 pub use answer::{Answer, InferAnswer, ItemsAnswer, RelayAnswer, RelayBody, Served, Timing, Usage};
 pub use fault::{Fault, FaultKind, Refusal};
 pub use reply::{Reply, ReplyReceiver};
+pub use span::SharedSpan;
 pub use terms::{Terms, TraceContext};
 pub use work::{
     InferRequest, ItemsRequest, ItemsRoute, Parameter, Parameters, RelayRequest, RequestedOutput,
     Work,
 };
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::lane::Payload;
 
@@ -27,11 +33,28 @@ pub struct Call {
     /// What is to be done.
     pub work: Work,
     /// Under which terms.
-    pub terms: std::sync::Arc<Terms>,
+    pub terms: Arc<Terms>,
     /// Where the answer goes.
     pub reply: Reply,
+    /// What it leaves in a trace.
+    pub span: SharedSpan,
     /// The last fault of an instance, told to the caller when retries are spent.
     pub last_fault: Option<Fault>,
+    /// When it came back from that instance, to wait again.
+    pub returned: Option<Instant>,
+}
+
+impl Call {
+    /// A call that nobody has been asked yet.
+    pub fn new(work: Work, terms: Arc<Terms>, reply: Reply, span: SharedSpan) -> Self {
+        Self { work, terms, reply, span, last_fault: None, returned: None }
+    }
+
+    /// It comes back from an instance that failed it.
+    pub fn comes_back(&mut self, fault: &Fault) {
+        self.last_fault = Some(fault.clone());
+        self.returned = Some(Instant::now());
+    }
 }
 
 impl Payload for Call {
@@ -40,7 +63,9 @@ impl Payload for Call {
             work: self.work.split_off(rows),
             terms: self.terms.clone(),
             reply: self.reply.split_off(rows),
+            span: self.span.clone(),
             last_fault: None,
+            returned: self.returned,
         }
     }
 

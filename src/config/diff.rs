@@ -39,6 +39,9 @@ impl Difference {
         }
         difference.removed = before.into_keys().collect();
         difference.compare_servers(&old.server, &new.server);
+        if old.telemetry != new.telemetry {
+            difference.needs_restart.push("telemetry");
+        }
         if old.batch_api != new.batch_api {
             difference.needs_restart.push("batch_api");
         }

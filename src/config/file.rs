@@ -12,6 +12,7 @@ use super::written::{AutoOr, Reading, Written, parse_toml};
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) server: ServerWritten,
+    pub(super) telemetry: TelemetryWritten,
     pub(super) batch_api: Option<BatchApiWritten>,
     /// `None` when `model` is there, but is no list of tables.
     pub(super) models: Option<Vec<ModelWritten>>,
@@ -32,6 +33,13 @@ pub(super) struct ServerWritten {
     pub(super) write_timeout: Written<Duration>,
     pub(super) trust_tenant_header: Written<bool>,
     pub(super) worker_threads: Written<AutoOr<u32>>,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Default)]
+pub(super) struct TelemetryWritten {
+    pub(super) otlp_endpoint: Written<String>,
+    pub(super) sample_ratio: Written<f64>,
 }
 
 /// `[batch_api]`
@@ -143,9 +151,10 @@ pub(super) fn read_file(text: &str, reading: &mut Reading) -> Option<File> {
     let tree = parse_toml(text, reading)?;
     let mut root = TableReader::open(&keys::ROOT, tree.get_ref(), 1, reading);
     let server = root.table("server").map(read_server).unwrap_or_default();
+    let telemetry = root.table("telemetry").map(read_telemetry).unwrap_or_default();
     let batch_api = root.table("batch_api").map(read_batch_api);
     let models = root.list("model", read_model);
-    Some(File { server, batch_api, models })
+    Some(File { server, telemetry, batch_api, models })
 }
 
 fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
@@ -162,6 +171,13 @@ fn read_server(mut table: TableReader<'_, '_>) -> ServerWritten {
         write_timeout: table.duration("write_timeout"),
         trust_tenant_header: table.boolean("trust_tenant_header"),
         worker_threads: table.integer_or_auto("worker_threads"),
+    }
+}
+
+fn read_telemetry(mut table: TableReader<'_, '_>) -> TelemetryWritten {
+    TelemetryWritten {
+        otlp_endpoint: table.text("otlp_endpoint"),
+        sample_ratio: table.ratio("sample_ratio"),
     }
 }
 

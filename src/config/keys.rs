@@ -164,8 +164,8 @@ pub static ROOT: Table = Table {
     list: false,
     about: "The configuration of batchwise.",
     keys: &[],
-    tables: &[&SERVER, &BATCH_API, &MODEL],
-    unsupported: &["auth", "tenant", "rate_limit", "cache", "telemetry"],
+    tables: &[&SERVER, &TELEMETRY, &BATCH_API, &MODEL],
+    unsupported: &["auth", "tenant", "rate_limit", "cache"],
 };
 
 static SERVER: Table = Table {
@@ -245,6 +245,28 @@ static SERVER: Table = Table {
     ],
     tables: &[],
     unsupported: &["tls"],
+};
+
+static TELEMETRY: Table = Table {
+    name: "telemetry",
+    place: "in [telemetry]",
+    path: "telemetry",
+    list: false,
+    about: "Where the spans of calls and batches are sent; other settings are OpenTelemetry's own, in the environment.",
+    keys: &[
+        Key::absent(
+            "otlp_endpoint",
+            Kind::Text,
+            "URL of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317; without it `OTEL_EXPORTER_OTLP_ENDPOINT` counts, and where that is not set nothing is traced.",
+        ),
+        Key::absent(
+            "sample_ratio",
+            Kind::Ratio,
+            "Share that is recorded of the traces that begin here; without it `OTEL_TRACES_SAMPLER` counts, else all are. Traces that callers bring follow their sampled flag.",
+        ),
+    ],
+    tables: &[],
+    unsupported: &[],
 };
 
 static BATCH_API: Table = Table {

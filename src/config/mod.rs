@@ -33,7 +33,7 @@ pub use explain::{ConfigError, Finding, Meant, Problem, Severity};
 pub use plan::{
     BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
     InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, RoutingPlan,
-    ServerPlan, StreamPlan,
+    ServerPlan, StreamPlan, TelemetryPlan,
 };
 pub use text::ConfigText;
 

@@ -17,8 +17,19 @@ pub struct Plan {
     pub server: ServerPlan,
     /// The Batch API, where it is switched on.
     pub batch_api: Option<BatchApiPlan>,
+    /// Where spans are sent, and how many.
+    pub telemetry: TelemetryPlan,
     /// The models in the order of the file: at least one, no name twice.
     pub models: Vec<ModelPlan>,
+}
+
+/// Where spans are sent, and how many.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TelemetryPlan {
+    /// URL of a collector of OpenTelemetry that takes OTLP over gRPC; `None`: as the environment says.
+    pub otlp_endpoint: Option<String>,
+    /// Of the traces that begin here, the share that is recorded; `None`: as the environment says, else all.
+    pub sample_ratio: Option<f64>,
 }
 
 /// The listeners, and the limits that all models share.

@@ -10,11 +10,12 @@ use std::path::Path;
 use super::explain::{Problem, quote};
 use super::file::{
     BatchApiWritten, BreakerWritten, File, HealthWritten, ModelWritten, ServerWritten,
+    TelemetryWritten,
 };
 use super::instances::resolve_instances;
 use super::plan::{
-    BatchApiPlan, BreakerPlan, ControlledDelayPlan, HealthPlan, HedgePlan, ModelPlan, Plan,
-    Protocol, RetryPlan, ServerPlan, StreamPlan,
+    BatchApiPlan, BreakerPlan, ControlledDelayPlan, HealthPlan, HedgePlan, InstanceUrl, ModelPlan,
+    Plan, Protocol, RetryPlan, ServerPlan, StreamPlan, TelemetryPlan,
 };
 use super::routing::{check_routing, resolve_routing};
 use super::units::{format_duration, format_size};
@@ -31,6 +32,7 @@ pub(super) const IN_MODEL: &str = "in [[model]]";
 /// Builds the plan; what breaks a rule is reported to `reading`. `base` is the folder of the file.
 pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -> Plan {
     let server = resolve_server(&file.server, reading);
+    let telemetry = resolve_telemetry(&file.telemetry, reading);
     let batch_api = file.batch_api.as_ref().map(|it| resolve_batch_api(it, base, reading));
     let written = file.models.as_deref().unwrap_or_default();
     if written.is_empty() && file.models.is_some() {
@@ -45,7 +47,7 @@ pub(super) fn resolve(file: &File, base: Option<&Path>, reading: &mut Reading) -
     check_names(written, reading);
     check_routing(written, reading);
     let models = written.iter().map(|model| resolve_model(model, base, reading)).collect();
-    Plan { server, batch_api, models }
+    Plan { server, telemetry, batch_api, models }
 }
 
 fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan {
@@ -88,6 +90,25 @@ fn resolve_server(written: &ServerWritten, reading: &mut Reading) -> ServerPlan 
         }
     }
     plan
+}
+
+fn resolve_telemetry(written: &TelemetryWritten, reading: &mut Reading) -> TelemetryPlan {
+    if let Written::Given(endpoint, line) = &written.otlp_endpoint
+        && let Err(error) = InstanceUrl::parse(endpoint, Protocol::OpenAi)
+    {
+        let problem = Problem::BadValue {
+            key: "otlp_endpoint",
+            place: "in [telemetry]",
+            found: quote(endpoint),
+            reason: error.to_string(),
+            expected: "a URL such as http://127.0.0.1:4317".to_owned(),
+        };
+        reading.report(Some(*line), problem);
+    }
+    TelemetryPlan {
+        otlp_endpoint: written.otlp_endpoint.value().cloned(),
+        sample_ratio: written.sample_ratio.value().copied(),
+    }
 }
 
 fn resolve_batch_api(

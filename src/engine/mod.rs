@@ -16,6 +16,7 @@ mod registry;
 mod run;
 mod shape;
 mod slot;
+mod spans;
 mod statistics;
 mod status;
 mod stream;

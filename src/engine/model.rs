@@ -15,9 +15,10 @@ use super::door::Door;
 use super::guard::LeaveGuard;
 use super::run::{Message, with_statistics};
 use super::shape::{Outline, outline};
+use super::spans;
 use super::statistics::ModelStatistics;
 use super::watch::InstanceState;
-use crate::call::{Call, Fault, FaultKind, Reply, Served, Terms, Work};
+use crate::call::{Call, Fault, FaultKind, Reply, Served, SharedSpan, Terms, Work};
 use crate::config::{ModelPlan, Protocol};
 use crate::instance::{BatchLimit, Description};
 use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Span, TenantId, Ticket};
@@ -156,10 +157,19 @@ impl Model {
             priority: terms.priority.unwrap_or(self.plan.default_priority),
             via,
             accepted,
+            span: SharedSpan::default(),
             settled: false,
         };
+        account.span = spans::of_call(
+            self.metrics.spans(),
+            &self.plan.name,
+            &work,
+            &terms,
+            via,
+            account.priority,
+        );
         let latest = accepted + longest;
-        let outcome = self.answer(work, terms, (accepted, latest), account.priority).await;
+        let outcome = self.answer(work, &account, latest).await;
         account.settle(&outcome);
         outcome
     }
@@ -167,10 +177,11 @@ impl Model {
     async fn answer(
         &self,
         work: Work,
-        terms: Arc<Terms>,
-        (accepted, latest): (tokio::time::Instant, tokio::time::Instant),
-        priority: u8,
+        account: &Account<'_>,
+        latest: tokio::time::Instant,
     ) -> Result<Served, Fault> {
+        let Account { terms, priority, accepted, span, .. } = account;
+        let (priority, accepted) = (*priority, *accepted);
         if priority == 0 || priority > self.plan.priority_levels {
             return Err(Fault::invalid(
                 "priority",
@@ -201,7 +212,7 @@ impl Model {
         };
         let (reply, receiver) = Reply::new(rows);
         let guard = LeaveGuard::new(self.inbox.clone(), track, ticket.id);
-        let call = Call { work, terms, reply, last_fault: None };
+        let call = Call::new(work, Arc::clone(terms), reply, span.clone());
         if self.inbox.len() >= INBOX_BOUND {
             guard.disarm();
             let message = format!("model '{}' has more calls than it can take in", self.plan.name);
@@ -335,12 +346,14 @@ struct Account<'a> {
     priority: u8,
     via: Via,
     accepted: tokio::time::Instant,
+    span: SharedSpan,
     settled: bool,
 }
 
 impl Account<'_> {
     fn settle(&mut self, outcome: &Result<Served, Fault>) {
         self.settled = true;
+        spans::settle(&self.span, outcome);
         let took = self.accepted.elapsed();
         let (label, queue) = match outcome {
             Ok(Served { timing, .. }) => {
@@ -396,6 +409,7 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let took = self.accepted.elapsed();
+            spans::end(&self.span, "cancelled");
             self.model.metrics.answered(self.via, self.priority, "cancelled", took);
         }
     }

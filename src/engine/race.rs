@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::guard::SlotGuard;
+use super::run::blame_label;
 use super::slot::joined;
-use crate::call::{Answer, Call, Fault, Work};
+use super::spans::BatchSpans;
+use crate::call::{Answer, Call, Fault, RelayAnswer, SharedSpan, Work};
 use crate::instance::{BatchContext, BoxFuture, Failure, Instance};
 use crate::lane::{Blame, Member, Outcome};
 
@@ -60,10 +62,13 @@ pub(super) async fn race(
     members: &[Member<Call>],
     work: Work,
     signals: Signals,
+    spans: &BatchSpans,
 ) -> Finish {
     let mut recalled = signals.recalled.fuse();
     let mut hedged = signals.hedged.fuse();
-    let mut asked = ask(first, clock, members, work);
+    let span = spans.asked(&first.name, members);
+    spans.waited(members, clock, &span);
+    let mut asked = ask(first, clock, members, work, span);
     let mut failed: Option<Failure> = None;
     let mut hedge: Option<Hedge> = None;
     loop {
@@ -90,7 +95,8 @@ pub(super) async fn race(
                 None => Finish::Recalled(asked),
             },
             Ok(second) = &mut hedged => {
-                let asked = ask(&second.target, clock, members, joined(members));
+                let span = spans.asked(&second.target.name, members);
+                let asked = ask(&second.target, clock, members, joined(members), span);
                 hedge = Some(Hedge { asked, second });
             }
         }
@@ -104,7 +110,13 @@ async fn answer_of(hedge: &mut Option<Hedge>) -> Option<(Result<Answer, Failure>
 }
 
 /// Asks an instance, until the last of the callers stops waiting.
-fn ask(target: &Target, clock: Clock, members: &[Member<Call>], work: Work) -> Asked {
+fn ask(
+    target: &Target,
+    clock: Clock,
+    members: &[Member<Call>],
+    work: Work,
+    span: SharedSpan,
+) -> Asked {
     let latest = members.iter().map(|member| member.ticket.deadline).max().unwrap_or_default();
     let oldest = members.iter().map(|member| member.ticket.arrived).min().unwrap_or_default();
     let lone = match members {
@@ -116,13 +128,22 @@ fn ask(target: &Target, clock: Clock, members: &[Member<Call>], work: Work) -> A
     let batch = BatchContext {
         request_id: lone.map(|terms| terms.request_id.clone()).unwrap_or_default(),
         deadline,
-        trace: lone.and_then(|terms| terms.trace.clone()),
+        // Where nothing is traced here, the instance goes on where the caller is.
+        trace: span.trace().or_else(|| lone.and_then(|terms| terms.trace.clone())),
     };
     Box::pin(async move {
         let answer = tokio::time::timeout_at(deadline, instance.run(work, batch)).await;
-        answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             let waited = clock.now().since(oldest).into();
             Err(Failure { blame: Blame::TooSlow, fault: Fault::deadline(waited) })
-        })
+        });
+        match answer {
+            Ok(Answer::Relay(answer)) => Ok(Answer::Relay(RelayAnswer { span, ..answer })),
+            Ok(answer) => Ok(answer),
+            Err(failure) => {
+                span.fail(blame_label(failure.blame), || failure.fault.message.clone());
+                Err(failure)
+            }
+        }
     })
 }

@@ -222,6 +222,7 @@ impl Engine {
             inbox: sender,
             target,
             clock: self.clock,
+            model: Arc::clone(&self.model),
             metrics: Arc::clone(&self.metrics),
             statistics: Arc::clone(&self.statistics),
         };

@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::guard::SlotGuard;
 use super::race::{Asked, Finish, Signals, Target, race};
 use super::run::{Message, with_statistics};
+use super::spans::{BatchSpans, StreamSpans};
 use super::statistics::{BatchTimes, ModelStatistics};
 use super::stream::{Content, hold_slot};
 use crate::call::{
@@ -28,6 +29,7 @@ pub(super) struct SlotContext {
     pub(super) inbox: Sender<Message>,
     pub(super) target: Target,
     pub(super) clock: Clock,
+    pub(super) model: Arc<str>,
     pub(super) metrics: Arc<ModelMetrics>,
     pub(super) statistics: Arc<Mutex<ModelStatistics>>,
 }
@@ -45,11 +47,12 @@ pub(super) enum Landing {
 /// back before they are answered.
 pub(super) async fn carry(context: SlotContext, batch: Batch<Call>, signals: Signals) -> Landing {
     let cut = Instant::now();
-    let Batch { mut members, rows, .. } = batch;
+    let Batch { mut members, rows, cause } = batch;
     let work = joined(&members);
     let joined_at = Instant::now();
-    let finish = race(&context.target, context.clock, &members, work, signals).await;
-    let SlotContext { slot, inbox, target, clock, metrics, statistics } = context;
+    let SlotContext { slot, inbox, target, clock, model, metrics, statistics } = context;
+    let spans = BatchSpans { spans: metrics.spans().clone(), model, rows, cause };
+    let finish = race(&target, clock, &members, work, signals, &spans).await;
     let (outcome, target, overtaken) = match finish {
         Finish::First(outcome) => (outcome, target, None),
         Finish::Second(answer, second, blame) => {
@@ -105,7 +108,7 @@ pub(super) async fn carry(context: SlotContext, batch: Batch<Call>, signals: Sig
         guard.done(Outcome::Failed(Vec::new(), failure.blame));
     }
     for member in &mut members {
-        member.payload.last_fault = Some(failure.fault.clone());
+        member.payload.comes_back(&failure.fault);
     }
     Landing::Done(Outcome::Failed(members, failure.blame))
 }
@@ -122,7 +125,7 @@ fn recall(
         format!("no reply within {} ms, far longer than usual", cut.elapsed().as_millis());
     let fault = Fault::new(FaultKind::Upstream, message);
     for member in &mut members {
-        member.payload.last_fault = Some(fault.clone());
+        member.payload.comes_back(&fault);
     }
     let index = target.index;
     let rest = async move {
@@ -300,9 +303,11 @@ fn relay(
         (true, true) => Content::Events,
         (true, false) => Content::Whole,
     };
-    let body = hold_slot(answer.body, guard, Arc::clone(metrics), content, accepted);
+    let spans = StreamSpans::new(member.payload.span.clone(), answer.span);
+    let body = hold_slot(answer.body, guard, Arc::clone(metrics), content, accepted, spans);
     let timing = Timing { queue: cut - accepted, batch: cut.elapsed(), rows: 1, instance };
-    let answer = Answer::Relay(RelayAnswer { body, ..answer });
+    let span = member.payload.span.clone();
+    let answer = Answer::Relay(RelayAnswer { body, span, ..answer });
     member.payload.reply.send(Ok(Served { answer, timing }));
 }
 

@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::guard::SlotGuard;
+use super::spans::StreamSpans;
 use crate::call::RelayBody;
 use crate::lane::{Blame, Outcome};
 use crate::telemetry::ModelMetrics;
@@ -35,6 +36,7 @@ struct SlotBody {
     content: Content,
     accepted: Instant,
     last_event: Option<Instant>,
+    spans: StreamSpans,
 }
 
 pub(super) fn hold_slot(
@@ -43,15 +45,18 @@ pub(super) fn hold_slot(
     metrics: Arc<ModelMetrics>,
     content: Content,
     accepted: Instant,
+    spans: StreamSpans,
 ) -> RelayBody {
-    let body = SlotBody { inner, slot: Some(slot), metrics, content, accepted, last_event: None };
+    let slot = Some(slot);
+    let body = SlotBody { inner, slot, metrics, content, accepted, last_event: None, spans };
     body.boxed_unsync()
 }
 
 impl SlotBody {
-    fn end(&mut self, failed: bool) {
+    fn end(&mut self, error: Option<&BodyError>) {
+        self.spans.end(error.map(AsRef::as_ref));
         if let Some(slot) = self.slot.take() {
-            slot.done(match (failed, self.content) {
+            slot.done(match (error.is_some(), self.content) {
                 (true, _) => Outcome::Failed(Vec::new(), Blame::Broken),
                 (false, Content::Refusal) => Outcome::Failed(Vec::new(), Blame::Refused),
                 (false, _) => Outcome::Served { batched: true },
@@ -67,6 +72,7 @@ impl SlotBody {
         match self.last_event.replace(now) {
             None => {
                 self.metrics.time_to_first_token.record((now - self.accepted).as_secs_f64());
+                self.spans.begun(now - self.accepted);
                 if let Some(slot) = &self.slot {
                     slot.begun();
                 }
@@ -86,12 +92,12 @@ impl Body for SlotBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         match &frame {
-            None => self.end(false),
-            Some(Err(_)) => self.end(true),
+            None => self.end(None),
+            Some(Err(error)) => self.end(Some(error)),
             Some(Ok(_)) => {
                 self.note_event();
                 if self.inner.is_end_stream() {
-                    self.end(false);
+                    self.end(None);
                 }
             }
         }

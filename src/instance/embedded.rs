@@ -175,7 +175,7 @@ fn echo(request: &RelayRequest, id: &str) -> Result<Answer, Failure> {
         ("application/json", Full::new(body).map_err(|never| match never {}).boxed_unsync())
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    Ok(Answer::Relay(RelayAnswer { status: StatusCode::OK, headers, body, hides_usage: false }))
+    Ok(Answer::Relay(RelayAnswer::new(StatusCode::OK, headers, body)))
 }
 
 // === shared ===

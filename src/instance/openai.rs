@@ -133,7 +133,8 @@ impl OpenAi {
         let mut headers = head.headers;
         remove_hop_by_hop(&mut headers);
         let body = RelayedBody::new(body, self.idle_timeout, self.client.tasks()).boxed_unsync();
-        Ok(Answer::Relay(RelayAnswer { status, headers, body, hides_usage }))
+        let answer = RelayAnswer::new(status, headers, body);
+        Ok(Answer::Relay(RelayAnswer { hides_usage, ..answer }))
     }
 
     /// Asks for the usage of a stream besides what the caller wants. A request that is refused so is

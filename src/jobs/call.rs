@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::endpoint::Endpoint;
 use super::result_line::on_one_line;
 use crate::call::{
-    Answer, Fault, FaultKind, Refusal, RelayAnswer, RelayBody, RelayRequest, Served, Terms, Timing,
-    Usage, Work,
+    Answer, Fault, FaultKind, Refusal, RelayAnswer, RelayBody, RelayRequest, Served, SharedSpan,
+    Terms, Timing, Usage, Work,
 };
 use crate::engine::{Model, Models};
 use crate::telemetry::Via;
@@ -75,10 +75,10 @@ pub(super) async fn ask(
             (StatusCode::OK, body.to_bytes())
         }
         Answer::Relay(answer) => {
-            let left = longest.saturating_sub(began.elapsed());
+            let (left, span) = (longest.saturating_sub(began.elapsed()), answer.span.clone());
             let read = tokio::time::timeout(left, read_relayed(answer)).await;
             let (status, body) = read.map_err(|_| Fault::deadline(began.elapsed()))??;
-            count_tokens(model, &body);
+            count_tokens(model, &span, &body);
             (status, body)
         }
         Answer::Infer(_) => return Err(not_json()),
@@ -135,11 +135,12 @@ fn find(models: &Models, name: &str) -> Result<std::sync::Arc<Model>, Fault> {
 }
 
 /// Counts what a whole answer cost, where it says so.
-fn count_tokens(model: &Model, body: &[u8]) {
+fn count_tokens(model: &Model, span: &SharedSpan, body: &[u8]) {
     let mut scan = UsageScan::default();
     scan.feed(body);
     if let Some(usage) = scan.found() {
         model.metrics().count_tokens(usage.prompt, usage.completion);
+        span.note_usage(usage.prompt, usage.completion);
     }
 }
 

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use super::Spans;
 use super::shown::Shown;
 
 /// A metric that batchwise exports.
@@ -158,6 +159,7 @@ pub struct Telemetry {
     recorder: Arc<PrometheusRecorder>,
     page: PrometheusHandle,
     pub(super) shown: Shown,
+    pub(super) spans: Spans,
 }
 
 impl fmt::Debug for Telemetry {
@@ -180,11 +182,17 @@ impl Telemetry {
             )?
             .build_recorder();
         let (page, recorder, shown) = (recorder.handle(), Arc::new(recorder), Shown::default());
-        let telemetry = Self { recorder, page, shown };
+        let telemetry = Self { recorder, page, shown, spans: Spans::default() };
         telemetry.describe();
         let version = Label::new("version", env!("CARGO_PKG_VERSION"));
         telemetry.gauge(Metric::BuildInfo, vec![version]).set(1.0);
         Ok(telemetry)
+    }
+
+    /// The same, with spans besides.
+    #[must_use]
+    pub fn with_spans(self, spans: Spans) -> Self {
+        Self { spans, ..self }
     }
 
     fn describe(&self) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, Label};
 
 use super::shown::Shown;
-use super::{Metric, OwnedGauge, SharedGauge, Telemetry};
+use super::{Metric, OwnedGauge, SharedGauge, Spans, Telemetry};
 use crate::lane::Cause;
 
 /// The way by which a call came in: the label `protocol`.
@@ -155,6 +155,11 @@ impl ModelMetrics {
                 .map(|instance| InstanceMetrics::new(telemetry, model, instance))
                 .collect(),
         }
+    }
+
+    /// Where the model's spans are recorded.
+    pub fn spans(&self) -> &Spans {
+        &self.telemetry.spans
     }
 
     /// A call was answered, or given up.

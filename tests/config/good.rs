@@ -6,7 +6,7 @@ use std::time::Duration;
 use batchwise::config::{
     BatchApiPlan, BreakerPlan, ControlledDelayPlan, EmbeddedKind, HealthPlan, HedgePlan,
     InstanceAddress, InstancePlan, InstanceUrl, ModelPlan, Plan, Protocol, RetryPlan, RoutingPlan,
-    ServerPlan, StreamPlan, load,
+    ServerPlan, StreamPlan, TelemetryPlan, load,
 };
 
 use crate::{files, folder};
@@ -48,6 +48,7 @@ fn a_minimal_file_gets_every_default() {
             trust_tenant_header: false,
             worker_threads: None,
         },
+        telemetry: TelemetryPlan::default(),
         batch_api: None,
         models: vec![ModelPlan {
             name: "m".into(),
@@ -118,6 +119,10 @@ fn every_option_reaches_its_place_in_the_plan() {
             write_timeout: Duration::from_secs(8),
             trust_tenant_header: true,
             worker_threads: Some(3),
+        },
+        telemetry: TelemetryPlan {
+            otlp_endpoint: Some("http://10.0.0.7:4317".into()),
+            sample_ratio: Some(0.25),
         },
         batch_api: Some(BatchApiPlan {
             directory: "/srv/batches".into(),

@@ -35,6 +35,11 @@ impl Everything {
 
     /// The same with keys for each `[[model]]`.
     pub(crate) async fn with(keys: &str, settings: Settings) -> Self {
+        Self::with_tables("", keys, settings).await
+    }
+
+    /// The same with tables of the top level.
+    pub(crate) async fn with_tables(tables: &str, keys: &str, settings: Settings) -> Self {
         let server = ModelServer::start(Options { settings, ..Options::default() }).await.unwrap();
         let (grpc, http) = (server.grpc_address(), server.http_address());
         let model = |name: &str, protocol: &str, upstream: &str, address| {
@@ -51,7 +56,7 @@ impl Everything {
             model("chat", "openai", "chat", http),
             model("alias", "openai", "chat", http),
         ];
-        let proxy = proxy(&models.concat()).await;
+        let proxy = proxy(&(tables.to_owned() + &models.concat())).await;
         let everything = Self { server, proxy };
         for model in everything.proxy.models.current().values() {
             eventually(async || model.is_ready()).await;

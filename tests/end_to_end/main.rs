@@ -26,6 +26,7 @@ mod overload;
 mod raw;
 mod reload;
 mod routing;
+mod spans;
 mod stage;
 mod streams;
 mod wire;

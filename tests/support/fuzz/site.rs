@@ -207,5 +207,5 @@ fn relay(content_type: &'static str, pieces: Vec<Piece>) -> Answer {
     let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
     let content_type = (http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     let headers = HeaderMap::from_iter([content_type]);
-    Answer::Relay(RelayAnswer { status: StatusCode::OK, headers, body, hides_usage: false })
+    Answer::Relay(RelayAnswer::new(StatusCode::OK, headers, body))
 }

@@ -12,7 +12,7 @@ use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep};
 
 use super::super::problem;
-use crate::call::{Fault, FaultKind, RelayBody};
+use crate::call::{Fault, FaultKind, RelayBody, SharedSpan};
 use crate::telemetry::ModelMetrics;
 use crate::wire::openai::Events;
 
@@ -28,6 +28,7 @@ pub(super) struct EventStream {
     ready: VecDeque<Bytes>,
     heartbeat: Option<Heartbeat>,
     metrics: Arc<ModelMetrics>,
+    span: SharedSpan,
 }
 
 /// When the next comment is due.
@@ -46,11 +47,12 @@ impl EventStream {
         hides_usage: bool,
         heartbeat: Option<Duration>,
         metrics: Arc<ModelMetrics>,
+        span: SharedSpan,
     ) -> Self {
         let heartbeat =
             heartbeat.map(|interval| Heartbeat { interval, last: Instant::now(), timer: None });
         let (events, ready) = (Events::new(hides_usage), VecDeque::new());
-        Self { inner: Some(inner), events, ready, heartbeat, metrics }
+        Self { inner: Some(inner), events, ready, heartbeat, metrics, span }
     }
 
     /// The event that tells of the break, behind whatever is left of the one before.
@@ -141,7 +143,10 @@ impl Drop for EventStream {
     /// Whatever the end was: what the instance told is counted once.
     fn drop(&mut self) {
         match self.events.usage() {
-            Some(usage) => self.metrics.count_tokens(usage.prompt, usage.completion),
+            Some(usage) => {
+                self.metrics.count_tokens(usage.prompt, usage.completion);
+                self.span.note_usage(usage.prompt, usage.completion);
+            }
             None => self.metrics.count_events(self.events.told()),
         }
     }

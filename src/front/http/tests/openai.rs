@@ -9,12 +9,8 @@ fn relay(status: u16, content_type: &'static str, body: &'static str) -> Answer 
     let mut headers = HeaderMap::new();
     headers.insert("content-type", content_type.parse().unwrap());
     let body = Full::new(Bytes::from_static(body.as_bytes()));
-    Answer::Relay(RelayAnswer {
-        status: StatusCode::from_u16(status).unwrap(),
-        headers,
-        body: body.map_err(|never| match never {}).boxed_unsync(),
-        hides_usage: false,
-    })
+    let body = body.map_err(|never| match never {}).boxed_unsync();
+    Answer::Relay(RelayAnswer::new(StatusCode::from_u16(status).unwrap(), headers, body))
 }
 
 fn embed(work: &Work) -> Result<Answer, Failure> {

@@ -17,7 +17,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::event_stream::EventStream;
-use crate::call::{Fault, FaultKind, Refusal, RelayAnswer, RelayBody};
+use crate::call::{Fault, FaultKind, Refusal, RelayAnswer, RelayBody, SharedSpan};
 use crate::engine::Model;
 use crate::instance::retry_after;
 use crate::telemetry::ModelMetrics;
@@ -67,7 +67,7 @@ impl Relay {
 /// When the answer is that the instance refuses the request.
 pub(super) async fn respond(answer: RelayAnswer, relay: Relay) -> Result<Response, Fault> {
     let Relay { heartbeat, metrics } = relay;
-    let RelayAnswer { status, mut headers, body, hides_usage } = answer;
+    let RelayAnswer { status, mut headers, body, hides_usage, span } = answer;
     if !status.is_success() {
         return Err(refused(status, &headers, body).await);
     }
@@ -80,9 +80,9 @@ pub(super) async fn respond(answer: RelayAnswer, relay: Relay) -> Result<Respons
         headers.remove(CONTENT_LENGTH);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        Body::new(EventStream::new(body, hides_usage, heartbeat, metrics))
+        Body::new(EventStream::new(body, hides_usage, heartbeat, metrics, span))
     } else {
-        Body::new(CountedBody { body, scan: UsageScan::default(), metrics })
+        Body::new(CountedBody { body, scan: UsageScan::default(), metrics, span })
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -134,6 +134,7 @@ struct CountedBody {
     body: RelayBody,
     scan: UsageScan,
     metrics: Arc<ModelMetrics>,
+    span: SharedSpan,
 }
 
 impl http_body::Body for CountedBody {
@@ -166,6 +167,7 @@ impl Drop for CountedBody {
     fn drop(&mut self) {
         if let Some(usage) = self.scan.found() {
             self.metrics.count_tokens(usage.prompt, usage.completion);
+            self.span.note_usage(usage.prompt, usage.completion);
         }
     }
 }

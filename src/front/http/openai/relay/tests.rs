@@ -32,12 +32,8 @@ fn answer(status: u16, content_type: &str, pieces: Vec<Piece>) -> RelayAnswer {
         (CONTENT_LENGTH, "999".parse().unwrap()),
         (HeaderName::from_static("openai-model"), "m".parse().unwrap()),
     ];
-    RelayAnswer {
-        status: StatusCode::from_u16(status).unwrap(),
-        headers: headers.into_iter().collect(),
-        body: body.boxed_unsync(),
-        hides_usage: false,
-    }
+    let status = StatusCode::from_u16(status).unwrap();
+    RelayAnswer::new(status, headers.into_iter().collect(), body.boxed_unsync())
 }
 
 async fn text(response: Response) -> String {
