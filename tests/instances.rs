@@ -1,5 +1,7 @@
 //! Clients of instances against servers that answer, refuse, break off and vanish.
 
+#[path = "instances/abort.rs"]
+mod abort;
 #[path = "instances/faulty.rs"]
 mod faulty;
 #[path = "instances/grpc.rs"]

@@ -153,6 +153,8 @@ pub struct RelayRequest {
     pub stream: bool,
     /// The same for requests that are best served by the same instance; `None`: all alike.
     pub affinity: Option<u64>,
+    /// Whether it may be given one more field: a name for the one text that it asks for.
+    pub can_be_named: bool,
     /// The same body, asking for the usage of the stream, where the caller does not want it.
     pub with_usage: Option<Bytes>,
 }

@@ -67,6 +67,7 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> hyper::rt::Executor<F> 
 pub(super) struct HttpClient {
     client: Client<Connector, RopeBody>,
     url: InstanceUrl,
+    executor: TaskExecutor,
     tasks: TaskOwner,
     repeats: bool,
 }
@@ -80,13 +81,13 @@ impl fmt::Debug for HttpClient {
 impl HttpClient {
     pub(super) fn new(network: &Network, url: InstanceUrl) -> Self {
         let (executor, tasks) = TaskExecutor::new();
-        let client = Client::builder(executor)
+        let client = Client::builder(executor.clone())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(Connector::new(network, &url));
-        Self { client, url, tasks, repeats: true }
+        Self { client, url, executor, tasks, repeats: true }
     }
 
     /// Whether what may have been begun may be sent again.
@@ -97,6 +98,11 @@ impl HttpClient {
     /// Keeps the connections open as long as it lives, whatever becomes of the client.
     pub(super) fn tasks(&self) -> TaskOwner {
         Arc::clone(&self.tasks)
+    }
+
+    /// Does something beside everything else. It ends when the last client and body do, at the latest.
+    pub(super) fn execute(&self, task: impl Future<Output = ()> + Send + 'static) {
+        hyper::rt::Executor::execute(&self.executor, task);
     }
 
     /// Sends a request to a path of the instance and waits for the head of the reply.

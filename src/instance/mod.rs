@@ -4,6 +4,7 @@
 //! [`Answer`] for the whole batch. It knows nothing of calls, members or queues: joining and
 //! splitting are the engine's.
 
+mod abort;
 mod channel;
 mod connection;
 mod describe;

@@ -12,6 +12,7 @@ use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use super::abort::{self, Abort};
 use super::connection::{HttpClient, MAX_REPLY_BYTES, insert_http_context};
 use super::http_paths::{get, get_ready, not_ready};
 use super::http_status::{broken_with_words, failure_of};
@@ -20,6 +21,8 @@ use super::relayed_body::RelayedBody;
 use super::{BatchContext, BoxFuture, Description, Failure, Instance, Network, NotUp};
 use crate::call::{Answer, ItemsAnswer, ItemsRequest, ItemsRoute, RelayAnswer, RelayRequest, Work};
 use crate::config::{InstanceUrl, StreamPlan};
+use crate::lane::Blame;
+use crate::tensor::Rope;
 use crate::wire::gauges::{LoadGauges, read_load};
 use crate::wire::openai::{
     parse_embeddings_reply, parse_items_reply, reply_list, write_embeddings_request,
@@ -36,6 +39,8 @@ pub struct OpenAi {
     model: String,
     probe_path: Option<String>,
     idle_timeout: Duration,
+    /// Whether it is told by a call of its own that nobody waits for a text any more.
+    takes_aborts: AtomicBool,
     /// Whether it refused to tell the usage of a stream that it streamed when not asked for it.
     refuses_usage: AtomicBool,
 }
@@ -66,6 +71,7 @@ impl OpenAi {
             model: model.into(),
             probe_path,
             idle_timeout: StreamPlan::default().idle_timeout,
+            takes_aborts: AtomicBool::new(false),
             refuses_usage: AtomicBool::new(false),
         }
     }
@@ -119,12 +125,27 @@ impl OpenAi {
         headers.remove(EXPECT);
         headers.entry(CONTENT_TYPE).or_insert_with(|| HeaderValue::from_static("application/json"));
         insert_http_context(&mut headers, context);
-        let (response, hides_usage) = match request.with_usage {
+        let is_named = request.can_be_named && self.takes_aborts.load(Ordering::Relaxed);
+        let (asked, mut abort) = match request.with_usage {
             Some(body) if !self.refuses_usage.load(Ordering::Relaxed) => {
-                self.ask_with_usage(request.path, &headers, body, request.body).await?
+                let (body, abort) = self.named(body, is_named);
+                let plain = request.body;
+                (self.ask_with_usage(request.path, &headers, body, plain).await, abort)
             }
-            _ => (self.send(request.path, headers, request.body).await?, false),
+            _ => {
+                let (body, abort) = self.named(request.body, is_named);
+                (self.send(request.path, headers, body).await.map(|it| (it, false)), abort)
+            }
         };
+        let is_stopped = match &asked {
+            Ok((response, _)) => !response.status().is_success(),
+            // Whoever was not reached has begun nothing.
+            Err(failure) => failure.blame == Blame::Connection,
+        };
+        if is_stopped {
+            abort.iter_mut().for_each(Abort::disarm);
+        }
+        let (response, hides_usage) = asked?;
         let status = response.status();
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
             return Err(broken_with_words(&HttpClient::read(response, MAX_ERROR_BYTES).await?));
@@ -133,6 +154,10 @@ impl OpenAi {
         let mut headers = head.headers;
         remove_hop_by_hop(&mut headers);
         let body = RelayedBody::new(body, self.idle_timeout, self.client.tasks()).boxed_unsync();
+        let body = match abort {
+            Some(abort) => abort.ride(body).boxed_unsync(),
+            None => body,
+        };
         let answer = RelayAnswer::new(status, headers, body);
         Ok(Answer::Relay(RelayAnswer { hides_usage, ..answer }))
     }
@@ -144,7 +169,7 @@ impl OpenAi {
         &self,
         path: &str,
         headers: &HeaderMap,
-        with_usage: Bytes,
+        with_usage: Rope,
         plain: Bytes,
     ) -> Result<(Response<Incoming>, bool), Failure> {
         let response = self.send(path, headers.clone(), with_usage).await?;
@@ -152,7 +177,7 @@ impl OpenAi {
         if !refusals.contains(&response.status()) {
             return Ok((response, true));
         }
-        let response = self.send(path, headers.clone(), plain).await?;
+        let response = self.send(path, headers.clone(), plain.into()).await?;
         if response.status().is_success() && !self.refuses_usage.swap(true, Ordering::Relaxed) {
             let model = &self.model;
             tracing::warn!(
@@ -167,9 +192,26 @@ impl OpenAi {
         &self,
         path: &str,
         headers: HeaderMap,
-        body: Bytes,
+        body: Rope,
     ) -> Result<Response<Incoming>, Failure> {
-        self.client.send(Method::POST, path, headers, body.into()).await
+        self.client.send(Method::POST, path, headers, body).await
+    }
+
+    /// The body with a name for what it asks for, and what stops that by its name; or as it is.
+    fn named(&self, body: Bytes, is_named: bool) -> (Rope, Option<Abort>) {
+        let named = if is_named { Abort::of(&self.client, &body) } else { None };
+        match named {
+            Some((abort, body)) => (body, Some(abort)),
+            None => (body.into(), None),
+        }
+    }
+
+    /// What it says of itself in its list of models; many have none.
+    async fn ask_models(&self) -> Result<Description, String> {
+        let reply = get(&self.client, "/v1/models").await?;
+        let offered = reply.status.is_success() && abort::is_offered(&reply.bytes());
+        self.takes_aborts.store(offered, Ordering::Relaxed);
+        Ok(Description::default())
     }
 
     /// What it publishes of its load, as most engines do.
@@ -243,7 +285,7 @@ impl Instance for OpenAi {
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<Description, String>> {
-        Box::pin(async { Ok(Description::default()) })
+        Box::pin(self.ask_models())
     }
 }
 

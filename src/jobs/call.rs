@@ -120,6 +120,7 @@ impl Asked {
             headers,
             body,
             stream: parsed.stream,
+            can_be_named: parsed.can_be_named,
             affinity: parsed.affinity,
             with_usage: None,
         });

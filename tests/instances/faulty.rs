@@ -54,6 +54,7 @@ fn chat() -> Work {
         headers: HeaderMap::new(),
         body,
         stream: true,
+        can_be_named: true,
         with_usage: None,
     })
 }

@@ -29,6 +29,7 @@ fn work() -> Work {
         headers,
         body: Bytes::from_static(BODY.as_bytes()),
         stream: true,
+        can_be_named: true,
         with_usage: None,
     })
 }

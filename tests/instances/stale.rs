@@ -27,6 +27,7 @@ fn chat() -> Work {
         headers: HeaderMap::new(),
         body: Bytes::from_static(b"{}"),
         stream: false,
+        can_be_named: true,
         with_usage: None,
     })
 }

@@ -27,6 +27,8 @@ pub struct ParsedGeneration {
     /// The same for requests that begin alike, so that one engine's cache serves them; `None` for what
     /// is too short to be worth it.
     pub affinity: Option<u64>,
+    /// Whether it asks for one text only and gives it no name.
+    pub can_be_named: bool,
     /// Where in the body the model's name is, with its quotes.
     model_at: Range<usize>,
     /// What makes a stream tell its usage, and where it goes; `None` when it does so anyway, or cannot
@@ -56,6 +58,9 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         service_tier: Option<&'a RawValue>,
         messages: Option<&'a RawValue>,
         prompt: Option<&'a RawValue>,
+        n: Option<&'a RawValue>,
+        best_of: Option<&'a RawValue>,
+        rid: Option<&'a RawValue>,
         #[serde(borrow, default, deserialize_with = "also_null")]
         stream_options: Option<&'a RawValue>,
     }
@@ -80,12 +85,18 @@ pub fn parse_generation(body: &Bytes) -> Result<ParsedGeneration, Fault> {
         Some("\"priority\"") => Some(ServiceTier::Priority),
         _ => None,
     };
+    let is_one =
+        |count: Option<&RawValue>| matches!(count.map(RawValue::get), None | Some("null" | "1"));
+    let asks_for_one = is_one(document.n)
+        && is_one(document.best_of)
+        && document.prompt.is_none_or(|prompt| prompt.get().starts_with('"'));
     let options = document.stream_options.map(RawValue::get);
     let usage_wish = if stream { usage_wish(body, options) } else { None };
     Ok(ParsedGeneration {
         model: name.into_owned(),
         stream,
         service_tier,
+        can_be_named: asks_for_one && document.rid.is_none(),
         affinity: match (document.messages, document.prompt) {
             (Some(messages), _) => affinity(first_messages(messages.get()).iter().copied()),
             (None, Some(prompt)) => affinity([prompt.get()].into_iter()),
@@ -242,6 +253,22 @@ mod tests {
         assert!(prompt(&long).is_some());
         assert_eq!(prompt(&format!("{long} there")), prompt(&format!("{long} here")));
         assert_eq!(affinity(r#"{"model":"m","messages":"no list"}"#), None);
+    }
+
+    #[test]
+    fn one_text_without_a_name_can_be_named() {
+        for (fields, expected) in [
+            ("\"messages\":[]", true),
+            ("\"prompt\":\"a\",\"n\":1,\"best_of\":null", true),
+            ("\"n\":2", false),
+            ("\"best_of\":2", false),
+            ("\"prompt\":[\"a\",\"b\"]", false),
+            ("\"prompt\":[1,2]", false),
+            ("\"rid\":\"mine\"", false),
+        ] {
+            let body = Bytes::from(format!("{{\"model\":\"m\",{fields}}}"));
+            assert_eq!(parse_generation(&body).unwrap().can_be_named, expected, "{fields}");
+        }
     }
 
     #[test]

@@ -215,6 +215,7 @@ fn relay() -> Work {
         headers: HeaderMap::new(),
         body,
         stream: true,
+        can_be_named: true,
         with_usage: None,
     })
 }

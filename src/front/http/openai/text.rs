@@ -81,6 +81,7 @@ impl Text {
                 None => self.body.clone(),
             },
             stream: self.parsed.stream,
+            can_be_named: self.parsed.can_be_named,
             affinity: self.session.or(self.parsed.affinity),
             with_usage,
         }
