@@ -65,6 +65,29 @@ pub(super) struct Connection {
     _tasks: TaskOwner,
 }
 
+/// While somebody waits for an answer that an instance should give at once: giving up says that the
+/// connection may be dead.
+#[derive(Debug)]
+pub(super) struct Doubt<'a> {
+    channel: &'a Channel,
+    connection: Option<Arc<Connection>>,
+}
+
+impl Doubt<'_> {
+    /// There was an answer.
+    pub(super) fn dispel(mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            self.channel.forget(connection);
+        }
+    }
+}
+
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Channel").field(&self.url.to_string()).finish()
@@ -89,6 +112,15 @@ impl Channel {
 
     pub(super) fn url(&self) -> &InstanceUrl {
         &self.url
+    }
+
+    /// Doubts the connection that there is now, until it is dispelled. When it is dropped before, what
+    /// comes next goes over another connection; what is under way stays on this one.
+    ///
+    /// Where a network was away for a while the kernel's next attempt to send again may be as far off
+    /// as the network was away. A new connection finds out at once that it is back.
+    pub(super) fn doubt(&self) -> Doubt<'_> {
+        Doubt { channel: self, connection: self.current() }
     }
 
     /// Sends a request and waits for the head of the reply; the connection must be held until the

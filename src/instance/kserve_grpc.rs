@@ -246,7 +246,12 @@ impl Instance for KserveGrpc {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), NotUp>> {
-        Box::pin(self.ask_ready())
+        Box::pin(async {
+            let doubt = self.channel.doubt();
+            let outcome = self.ask_ready().await;
+            doubt.dispel();
+            outcome
+        })
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<Description, String>> {

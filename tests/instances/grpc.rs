@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use batchwise::call::{FaultKind, InferAnswer, TraceContext};
@@ -13,6 +14,7 @@ use batchwise::wire::v2::encode_infer_reply;
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tonic::Code;
 
@@ -23,6 +25,9 @@ use crate::scripted::{Body, Scripted, body, nobody};
 use crate::support::{
     BOUND, blame, bounded, context, failure, floats, floats_of, infer_answer, url, work,
 };
+
+/// How long a probe is waited for that may have no answer.
+const SHORT: Duration = Duration::from_millis(100);
 
 async fn server_with(settings: Settings) -> (ModelServer, Arc<dyn Instance>) {
     let server = ModelServer::start(Options { settings, ..Options::default() }).await.unwrap();
@@ -286,4 +291,38 @@ async fn a_server_that_only_infers_is_up_and_undescribed() {
     assert_eq!(bounded(instance.probe()).await, Ok(()));
     let description = bounded(instance.describe()).await.unwrap();
     assert_eq!(description, batchwise::instance::Description::default());
+}
+
+#[tokio::test]
+async fn a_connection_that_leaves_a_probe_without_an_answer_gets_nothing_new() {
+    let (server, _) = server_with(Settings::default()).await;
+    let (address, back) = (server.grpc_address(), Arc::new(Notify::new()));
+    let (connections, network_is_back) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&back));
+    let host = Scripted::raw(move |mut near| {
+        let number = connections.fetch_add(1, Ordering::Relaxed);
+        let network_is_back = Arc::clone(&network_is_back);
+        async move {
+            if number == 0 {
+                network_is_back.notified().await;
+            }
+            let mut far = TcpStream::connect(address).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+        }
+    })
+    .await;
+    let instance = KserveGrpc::new(url(host.address), "linear");
+    let mut under_way = instance.run(work(&[1.0]), context());
+    let probes = async {
+        while !matches!(tokio::time::timeout(SHORT, instance.probe()).await, Ok(Ok(()))) {}
+    };
+    bounded(async {
+        tokio::select! {
+            answer = &mut under_way => panic!("{answer:?} from nobody"),
+            () = probes => {}
+        }
+    })
+    .await;
+    back.notify_one();
+    assert_eq!(floats_of(&infer_answer(bounded(under_way).await)), [3.0]);
+    server.shutdown().await;
 }
