@@ -19,6 +19,8 @@ pub mod model_server;
 mod cancels;
 mod failing;
 mod killer;
+mod lossy;
+mod namespace;
 mod options;
 mod outage;
 mod overload;
@@ -35,8 +37,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use namespace::NAMESPACE_ROLE;
 use options::{Arguments, Scenario};
-use report::Report;
+use report::{Report, Verdict};
 use slow_link::SlowLink;
 use support::Failure;
 use support::servers::{MODEL_SERVER_ROLE, serve_model};
@@ -45,11 +48,18 @@ fn main() -> Result<ExitCode, Failure> {
     // One thread: cheap, and what it measures is not moved between processors.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(MODEL_SERVER_ROLE) {
-        runtime.block_on(serve_model(&arguments.collect::<Vec<_>>()))?;
-        return Ok(ExitCode::SUCCESS);
+    match arguments.next().as_deref() {
+        Some(MODEL_SERVER_ROLE) => {
+            runtime.block_on(serve_model(&arguments.collect::<Vec<_>>()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(NAMESPACE_ROLE) => {
+            let arguments = Arguments::parse_from(std::env::args().skip(1));
+            runtime.block_on(lossy::inside(&arguments))?.print(true)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => runtime.block_on(run(&Arguments::parse())),
     }
-    runtime.block_on(run(&Arguments::parse()))
 }
 
 async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -63,12 +73,12 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             report.note(SlowLink::describe());
         }
         report.print(arguments.json)?;
-        verdicts.push((report.scenario, report.passed()));
+        verdicts.push((report.scenario, report.verdict()));
     }
     if !arguments.json {
         report::print_verdicts(&verdicts)?;
     }
-    let passed = verdicts.iter().all(|(_, passed)| *passed);
+    let passed = verdicts.iter().all(|(_, verdict)| *verdict != Verdict::Fail);
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -85,5 +95,6 @@ async fn play(scenario: Scenario, arguments: &Arguments) -> Result<Report, Failu
         Scenario::Cancels => cancels::run(arguments).await,
         Scenario::Rolling => rolling::run(arguments).await,
         Scenario::Reload => reload::run(arguments).await,
+        Scenario::Lossy => lossy::run().await,
     }
 }

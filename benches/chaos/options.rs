@@ -36,6 +36,8 @@ pub(crate) enum Scenario {
     Rolling,
     /// The configuration changes once a second.
     Reload,
+    /// 1 % of the packets get lost, and for 8 s all of one of three model servers (Linux).
+    Lossy,
 }
 
 impl Scenario {
@@ -52,6 +54,7 @@ impl Scenario {
             Self::Cancels => "cancels",
             Self::Rolling => "rolling",
             Self::Reload => "reload",
+            Self::Lossy => "lossy",
         }
     }
 }

@@ -2,16 +2,18 @@
 
 use std::io::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::support::Failure;
 use crate::support::records::{Records, Summary};
 use crate::support::servers::Counted;
 
 /// The outcome of a scenario.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
+    #[serde(skip_deserializing)]
     pub(crate) scenario: &'static str,
+    skipped: bool,
     setting: String,
     calls: u64,
     failed: u64,
@@ -23,7 +25,7 @@ pub(crate) struct Report {
     bounds: Vec<Bound>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Phase {
     name: String,
     calls: u64,
@@ -33,7 +35,7 @@ struct Phase {
     max_ms: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Bound {
     what: String,
     found: String,
@@ -41,10 +43,20 @@ struct Bound {
     kept: bool,
 }
 
+/// What became of the bounds of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Fail,
+    /// There were none.
+    Skip,
+}
+
 impl Report {
     pub(crate) fn new(scenario: &'static str, setting: String) -> Self {
         Self {
             scenario,
+            skipped: false,
             setting,
             calls: 0,
             failed: 0,
@@ -64,8 +76,22 @@ impl Report {
         report
     }
 
-    pub(crate) fn passed(&self) -> bool {
-        self.bounds.iter().all(|bound| bound.kept)
+    /// A scenario that cannot be played here.
+    pub(crate) fn skipped(scenario: &'static str, why: impl std::fmt::Display) -> Self {
+        Self { skipped: true, ..Self::new(scenario, format!("skipped: {why}")) }
+    }
+
+    /// The same, under the name of a scenario: who reads a report knows what was played.
+    pub(crate) fn named(self, scenario: &'static str) -> Self {
+        Self { scenario, ..self }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self.bounds.iter().all(|bound| bound.kept) {
+            true if self.skipped => Verdict::Skip,
+            true => Verdict::Pass,
+            false => Verdict::Fail,
+        }
     }
 
     /// How all calls ended, and what reached the model servers.
@@ -131,11 +157,14 @@ impl Report {
         let mut out = std::io::stdout().lock();
         if json {
             let mut line = serde_json::to_value(self)?;
-            line["passed"] = self.passed().into();
+            line["passed"] = (self.verdict() != Verdict::Fail).into();
             writeln!(out, "{line}")?;
             return Ok(out.flush()?);
         }
         writeln!(out, "\n{}: {}", self.scenario, self.setting)?;
+        if self.skipped {
+            return Ok(out.flush()?);
+        }
         writeln!(
             out,
             "  calls {}  failed {}  wrong answers {}  upstream calls {}, rows {}",
@@ -166,11 +195,16 @@ impl Report {
 }
 
 /// One line for each scenario.
-pub(crate) fn print_verdicts(verdicts: &[(&'static str, bool)]) -> Result<(), Failure> {
+pub(crate) fn print_verdicts(verdicts: &[(&'static str, Verdict)]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out)?;
-    for (scenario, passed) in verdicts {
-        writeln!(out, "{}  {scenario}", if *passed { "PASS" } else { "FAIL" })?;
+    for (scenario, verdict) in verdicts {
+        let verdict = match verdict {
+            Verdict::Pass => "PASS",
+            Verdict::Fail => "FAIL",
+            Verdict::Skip => "SKIP",
+        };
+        writeln!(out, "{verdict}  {scenario}")?;
     }
     Ok(out.flush()?)
 }
