@@ -19,8 +19,24 @@ use crate::support::pace::{Gaps, Random};
 /// Asks one proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    client: Client<HttpConnector, Full<Bytes>>,
-    url: String,
+    pub(crate) client: Client<HttpConnector, Full<Bytes>>,
+    pub(crate) proxy: SocketAddr,
+}
+
+/// What callers had to wait for, in milliseconds and in order of size.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// Until the first event.
+    pub(crate) first: Vec<f64>,
+    /// Until the last one.
+    pub(crate) whole: Vec<f64>,
+    /// How many have none of it.
+    pub(crate) failed: usize,
+}
+
+/// Of times in order of size.
+pub(crate) fn percentile(times: &[f64], percent: usize) -> f64 {
+    times.get(times.len() * percent / 100).copied().unwrap_or(f64::NAN)
 }
 
 /// What to ask for.
@@ -36,7 +52,7 @@ impl Caller {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, url: format!("http://{proxy}/v1/chat/completions") }
+        Self { client, proxy }
     }
 
     /// The head of the answer.
@@ -45,7 +61,7 @@ impl Caller {
         let body = format!(
             "{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"stream\":{stream},\"max_tokens\":{tokens}}}"
         );
-        let request = Request::post(&self.url)
+        let request = Request::post(format!("http://{}/v1/chat/completions", self.proxy))
             .header("content-type", "application/json")
             .header("x-request-priority", priority.to_string())
             .body(Full::new(body.into()))?;
@@ -56,8 +72,12 @@ impl Caller {
         Ok(response)
     }
 
-    /// The time until the first event; waits until the last one.
-    async fn first_event(&self, question: Question, since: Instant) -> Result<Duration, Failure> {
+    /// The times until the first event and until the last one.
+    async fn read(
+        &self,
+        question: Question,
+        since: Instant,
+    ) -> Result<(Duration, Duration), Failure> {
         let mut body = self.ask(question).await?.into_body();
         let mut first = None;
         let mut last = Bytes::new();
@@ -70,7 +90,7 @@ impl Caller {
         if !last.ends_with(b"data: [DONE]\n\n") {
             return Err("the stream broke off".into());
         }
-        first.ok_or_else(|| "a stream without events".into())
+        Ok((first.ok_or("a stream without events")?, since.elapsed()))
     }
 
     /// So many callers that ask again as soon as they have their answer, until dropped.
@@ -85,7 +105,7 @@ impl Caller {
                     let tokens = (question.tokens as f64 * (0.5 + random.unit())) as usize;
                     let question = Question { tokens, ..question };
                     // Refused under overload is part of the game.
-                    if caller.first_event(question, Instant::now()).await.is_err() {
+                    if caller.read(question, Instant::now()).await.is_err() {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 }
@@ -94,18 +114,17 @@ impl Caller {
         all
     }
 
-    /// Poisson arrivals for `length`; the times to first events in milliseconds, in order of size, and
-    /// how many failed.
+    /// Poisson arrivals for `length`.
     pub(crate) async fn arrivals(
         &self,
         rate: f64,
         seed: u64,
         length: Duration,
         question: Question,
-    ) -> (Vec<f64>, usize) {
+    ) -> Times {
         let began = Instant::now();
         let mut due = began;
-        let found = Arc::new(Mutex::new((Vec::new(), 0)));
+        let found = Arc::new(Mutex::new(Times::default()));
         let mut calls = JoinSet::new();
         for gap in Gaps::new(rate, seed) {
             due += gap;
@@ -115,18 +134,21 @@ impl Caller {
             tokio::time::sleep_until(due.into()).await;
             let (caller, found, since) = (self.clone(), Arc::clone(&found), due);
             calls.spawn(async move {
-                let outcome = caller.first_event(question, since).await;
+                let outcome = caller.read(question, since).await;
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 match outcome {
-                    Ok(took) => found.0.push(took.as_secs_f64() * 1e3),
-                    Err(_) => found.1 += 1,
+                    Ok((first, whole)) => {
+                        found.first.push(first.as_secs_f64() * 1e3);
+                        found.whole.push(whole.as_secs_f64() * 1e3);
+                    }
+                    Err(_) => found.failed += 1,
                 }
             });
         }
         calls.join_all().await;
-        let (mut times, failed) =
-            std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
-        times.sort_unstable_by(f64::total_cmp);
-        (times, failed)
+        let mut times = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+        times.first.sort_unstable_by(f64::total_cmp);
+        times.whole.sort_unstable_by(f64::total_cmp);
+        times
     }
 }

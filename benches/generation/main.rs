@@ -14,6 +14,7 @@ pub mod support;
 #[path = "../../tests/support/model_server/mod.rs"]
 pub mod model_server;
 
+mod background;
 mod caller;
 mod disconnects;
 mod engine;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use caller::{Caller, Question};
+use caller::{Caller, Question, percentile};
 use engine::{Done, Engine, Settings};
 use support::Failure;
 use support::batchwise::Batchwise;
@@ -55,6 +56,9 @@ struct Arguments {
     /// The engine does not publish its load.
     #[arg(long)]
     silent: bool,
+    /// Only urgent calls among bulk, against the engine's most instead of a sweep.
+    #[arg(long)]
+    only_mixed: bool,
     /// The proxy's program.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_batchwise"))]
     program: PathBuf,
@@ -139,6 +143,10 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         settings.tokens_per_second(),
         if arguments.silent { "publishes nothing" } else { "publishes its load" }
     ))?;
+    if arguments.only_mixed {
+        mixed(arguments, &mut verdicts, settings.tokens_per_second()).await?;
+        return Ok(if verdicts.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let mut best = 0.0_f64;
     for limit in [arguments.places / 2, arguments.places, arguments.places * 2] {
         let scene = Scene::start(arguments, &format!("max_concurrency = {limit}")).await?;
@@ -162,6 +170,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     verdicts.hold("wait in the engine, p95", waiting as f64, WAITING as f64, waiting <= WAITING)?;
 
     mixed(arguments, &mut verdicts, best).await?;
+    background::run(arguments, &mut verdicts, best).await?;
     disconnects::run(arguments, &mut verdicts).await?;
     Ok(if verdicts.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -171,20 +180,19 @@ async fn mixed(arguments: &Arguments, verdicts: &mut Verdicts, best: f64) -> Res
     let rate = URGENT_SHARE * arguments.engine().tokens_per_second() / URGENT.tokens as f64;
     let scene = Scene::start(arguments, "").await?;
     let length = arguments.length() * 2;
-    let (alone, failed_alone) = scene.caller.arrivals(rate, 1, length, URGENT).await;
+    let alone = scene.caller.arrivals(rate, 1, length, URGENT).await;
     let bulk = scene.caller.keep_asking(BULK_CALLERS * arguments.places, BULK);
     scene.caller.arrivals(rate, 2, WARM_UP, URGENT).await;
     scene.engine.done();
-    let (among, failed) = scene.caller.arrivals(rate, 1, length, URGENT).await;
+    let among = scene.caller.arrivals(rate, 1, length, URGENT).await;
     let done = scene.engine.done();
     drop(bulk);
-    let p99 = |times: &[f64]| times.get(times.len() * 99 / 100).copied().unwrap_or(f64::NAN);
-    let p50 = |times: &[f64]| times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
     verdicts.note(&format!(
         "        time to first event, p50 and p99: {:.0} and {:.0} ms alone, {:.0} and {:.0} ms among bulk, {} calls",
-        p50(&alone), p99(&alone), p50(&among), p99(&among), among.len()
+        percentile(&alone.first, 50), percentile(&alone.first, 99),
+        percentile(&among.first, 50), percentile(&among.first, 99), among.first.len()
     ))?;
-    let ratio = p99(&among) / p99(&alone);
+    let ratio = percentile(&among.first, 99) / percentile(&alone.first, 99);
     let kept = ratio <= FIRST_EVENT_RATIO;
     verdicts.hold("time to first event among bulk, p99", ratio, FIRST_EVENT_RATIO, kept)?;
     let use_ = done.tokens as f64 / length.as_secs_f64() / best;
@@ -196,10 +204,6 @@ async fn mixed(arguments: &Arguments, verdicts: &mut Verdicts, best: f64) -> Res
         WAITING as f64,
         waiting <= WAITING,
     )?;
-    verdicts.hold(
-        "urgent calls failed",
-        (failed + failed_alone) as f64,
-        0.0,
-        failed + failed_alone == 0,
-    )
+    let failed = among.failed + alone.failed;
+    verdicts.hold("urgent calls failed", failed as f64, 0.0, failed == 0)
 }

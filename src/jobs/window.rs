@@ -8,8 +8,8 @@
 //! needs to know nothing of what the model is.
 //!
 //! Answers that wait nowhere here (chat and completions go to engines that batch by themselves) say
-//! nothing by waiting. For them the window climbs: a quarter more, kept if more came out of it; a fifth
-//! less, kept if no less came out of it.
+//! nothing by waiting. For them the window climbs: doubled while nearly twice as many come out of it; then
+//! a quarter more, kept if more came out of it; a fifth less, kept if no less came out of it.
 
 use std::time::Duration;
 
@@ -19,8 +19,11 @@ const FIRST: u32 = 4;
 const MOST_WAITED: u32 = 2;
 /// Waits below this say nothing.
 const UNNOTICED: Duration = Duration::from_millis(2);
-/// Answers whose mean means something.
+/// Answers whose mean means something, and is good enough to tell twice as many from no more.
 const LEAST_ANSWERS: u32 = 32;
+const FEW_ANSWERS: u32 = 8;
+/// Of the rate, what twice as many must bring to be worth another doubling.
+const DOUBLED: f64 = 1.4;
 /// The part by which the rate must change to count.
 const NOTICED: f64 = 0.05;
 /// Rounds without a step after one that was taken back.
@@ -58,7 +61,7 @@ impl Window {
         if waited > (took * MOST_WAITED).max(UNNOTICED) {
             self.shrink(0.75);
         } else if !shared {
-            if let Some(size) = self.climb.answered(took, self.size()) {
+            if let Some(size) = self.climb.answered(waited + took, self.size()) {
                 self.set(f64::from(size));
             }
         } else if self.is_starting {
@@ -78,7 +81,7 @@ impl Window {
         self.is_starting = false;
         if self.settled_in == 0 {
             self.settled_in = self.size();
-            self.climb = Climb::default();
+            self.climb = Climb { doubles: false, ..Climb::default() };
             self.set(self.size * factor);
         }
     }
@@ -90,8 +93,10 @@ impl Window {
 
 /// Looks for the size from which on more at once gives no more answers in the same time: goes up
 /// while that gains, then down while that loses nothing, and so on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Climb {
+    /// Until that does not pay for the first time.
+    doubles: bool,
     /// Answers since the size last changed.
     answers: u32,
     taken: Duration,
@@ -102,11 +107,24 @@ struct Climb {
     rests: u32,
 }
 
+impl Default for Climb {
+    fn default() -> Self {
+        Self {
+            doubles: true,
+            answers: 0,
+            taken: Duration::ZERO,
+            goes_up: false,
+            before: None,
+            rests: 0,
+        }
+    }
+}
+
 impl Climb {
     /// Another size, when it is time for one. A round is twice as many answers as there are lines at
     /// once; its first half was under way when the size changed, and does not count.
     fn answered(&mut self, took: Duration, size: u32) -> Option<u32> {
-        let settled = size.max(LEAST_ANSWERS);
+        let settled = size.max(if self.doubles { FEW_ANSWERS } else { LEAST_ANSWERS });
         self.answers += 1;
         if self.answers > settled {
             self.taken += took;
@@ -121,6 +139,7 @@ impl Climb {
         match self.before.take().filter(|(_, before)| *before != size) {
             Some((before, _)) if rate >= before * self.least_kept() => {}
             Some((_, before)) => {
+                self.doubles = false;
                 self.rests = RESTS;
                 return Some(before);
             }
@@ -131,13 +150,20 @@ impl Climb {
             None => self.goes_up = !self.goes_up,
         }
         self.before = Some((rate, size));
-        let step = size.div_ceil(if self.goes_up { 4 } else { 5 });
-        Some(if self.goes_up { size + step } else { size.saturating_sub(step) })
+        Some(match (self.goes_up, self.doubles) {
+            (true, true) => size.saturating_mul(2),
+            (true, false) => size + size.div_ceil(4),
+            (false, _) => size - size.div_ceil(5),
+        })
     }
 
     /// What must be left of the rate for a step to be kept.
     fn least_kept(&self) -> f64 {
-        if self.goes_up { 1.0 + NOTICED } else { 1.0 - NOTICED }
+        match (self.goes_up, self.doubles) {
+            (true, true) => DOUBLED,
+            (true, false) => 1.0 + NOTICED,
+            (false, _) => 1.0 - NOTICED,
+        }
     }
 }
 
@@ -176,6 +202,17 @@ mod tests {
         }
         assert_eq!(window.size(), 1);
         assert_eq!(Window::new(0).size(), 1);
+    }
+
+    #[test]
+    fn an_engine_with_many_places_is_filled_before_long() {
+        let (mut window, mut answers) = (Window::new(10_000), 0);
+        while window.size() < 64 {
+            window.answered(Duration::ZERO, 10 * MS, false);
+            answers += 1;
+        }
+        // Twice as many as there are at once, for each of its sizes on the way.
+        assert!(answers <= 2 * (8 + 8 + 16 + 32), "{answers}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::machine::{Flight, Lane, Overlap, Role};
 use super::overdue::Recall;
 use super::policy::{Decision, Departure, Server, View, least_loaded};
 use super::queue::{Budget, Taken};
+use super::streams::Rank;
 use super::ticket::{Member, Payload, Place, ShapeKey, Ticket, Track};
 use super::trial::CaseId;
 use super::{InstanceId, Instant, Span};
@@ -141,9 +142,19 @@ impl<P: Payload> Lane<P> {
         let Some(head) = self.streams.first(|_| true) else { return false };
         let Ticket { priority, affinity, .. } = head.ticket;
         let lately = |(_, &at): (_, &Instant)| now.since(at) < MIXED_MEMORY.times(10);
-        let yields = self.stream_levels.range(..priority).any(lately);
-        let (place, ask) = (head.ticket.place(), StreamAsk { avoid: head.avoid, affinity, yields });
+        let levels = &self.stream_levels;
+        let rank = if levels.range(..priority).any(lately) {
+            Rank::Yields
+        } else if levels.range(priority + 1..).any(lately) {
+            Rank::Leads
+        } else {
+            Rank::Alone
+        };
+        let (place, ask) = (head.ticket.place(), StreamAsk { avoid: head.avoid, affinity, rank });
         let Some(instance) = self.fleet.choose_stream(now, &ask) else { return false };
+        if rank == Rank::Leads {
+            self.fleet.led(instance);
+        }
         let members = self.take_waiting(Track::Stream, place).into_iter().collect();
         self.dispatch(now, instance, members, Cause::Alone, None);
         true

@@ -376,6 +376,13 @@ impl Fleet {
         self.member(id).map(|member| &mut member.width)
     }
 
+    /// A stream is about to go out that less urgent ones leave places to.
+    pub(super) fn led(&mut self, id: InstanceId) {
+        if let Some(member) = self.member(id) {
+            member.stream_limit.led(member.streams);
+        }
+    }
+
     pub(super) fn stream_limit(&mut self, id: InstanceId) -> Option<&mut StreamLimit> {
         self.member(id).map(|member| &mut member.stream_limit)
     }

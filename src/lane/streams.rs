@@ -6,9 +6,13 @@
 //! of itself, where it publishes how many wait, and else in how long first events take: a stream that
 //! has to wait for another one's end takes many times as long as usual.
 //!
-//! The limit doubles until the first sign of a queue; from then on it rises by one (by a tenth above
-//! ten), only when it was reached, and after a pause that grows while the attempts fail. An engine that
-//! stopped publishing is believed no more, and its limit stays where it is.
+//! The limit doubles until the first sign of a queue. From then on an engine that publishes is sent one
+//! more, after a pause that grows while such attempts fail, and the limit rises only when the engine says
+//! that it works on that one, too; elsewhere it rises by one (by a tenth above ten), only when it was
+//! reached, and after such a pause. An engine that stopped publishing is believed no more.
+//!
+//! While urgent streams come, less urgent ones leave some places spare: as many as urgent ones need to
+//! find one nearly always, which is learned.
 
 use super::{Instant, Span};
 
@@ -18,8 +22,17 @@ const START: u32 = 16;
 const MOST: u32 = 1024;
 /// Below it the limit moves by one.
 const SMALL: u32 = 10;
-/// Where the engine says what waits, the limit moves by this part of it.
-const FINE: u32 = 32;
+/// Of the places, the part that is kept spare before it is known how many are needed, and at most.
+const SPARE: f64 = 1.0 / 20.0;
+const MOST_SPARE: f64 = 1.0 / 8.0;
+/// Of the streams that others leave places to, the share that may find none all the same.
+const MISSED: f64 = 0.02;
+/// Such streams may wait in the engine, which fills a place sooner than anybody can from here.
+const AHEAD: u32 = 2;
+/// How far one such stream moves what is kept.
+const GAIN: f64 = 0.1;
+/// Where the engine says that it works on more than the limit, that rises by no more than this part.
+const BOLD: u32 = 2;
 /// So many times an engine says how many wait before something follows from it; or twice, in so long.
 const WINDOW: usize = 4;
 const LONG_WINDOW: Span = Span::from_secs(1);
@@ -39,6 +52,18 @@ const FIRST_PAUSE: Span = Span::from_secs(1);
 const LONGEST_PAUSE: Span = Span::from_secs(60);
 /// What an engine said of itself holds for so long.
 const FRESH: Span = Span::from_secs(3);
+
+/// A stream beside those of other levels that come lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// There are none.
+    #[default]
+    Alone,
+    /// It leaves spare places to more urgent ones.
+    Yields,
+    /// Less urgent ones leave places to it.
+    Leads,
+}
 
 /// What an engine says of its load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +104,10 @@ pub(super) struct StreamLimit {
     fit: u32,
     raise_after: Instant,
     pause: Span,
+    /// How far the limit rises when what was tried beyond it has a place.
+    step: u32,
+    /// Places to keep spare, once that is known.
+    spare: Option<f64>,
     /// Milliseconds until the first event where nothing waits; 0 while that is not known.
     usual: f64,
     load: Option<(Instant, EngineLoad)>,
@@ -117,6 +146,8 @@ impl StreamLimit {
             fit: 0,
             raise_after: Instant::default(),
             pause: FIRST_PAUSE,
+            step: 1,
+            spare: None,
             usual: 0.0,
             load: None,
             samples: Vec::with_capacity(WINDOW),
@@ -130,7 +161,34 @@ impl StreamLimit {
     /// Places that are kept for more urgent calls while less urgent ones could fill them all. Only
     /// where there are many: one of few would cost more than it is worth.
     pub(super) fn spare(&self) -> u32 {
-        if self.limit < START { 0 } else { (self.limit / 13).max(1) }
+        if self.limit < START { 0 } else { self.wanted_spare().round() as u32 }
+    }
+
+    fn wanted_spare(&self) -> f64 {
+        let limit = f64::from(self.limit);
+        self.spare.unwrap_or(SPARE * limit).clamp(1.0, (MOST_SPARE * limit).max(1.0))
+    }
+
+    /// A stream goes out, besides so many, that others leave places to. From how few of them find none
+    /// follows how many are to be kept (stochastic approximation: Robbins and Monro 1951).
+    pub(super) fn led(&mut self, streams: u32) {
+        let missed = if streams >= self.limit { 1.0 } else { 0.0 };
+        self.spare = Some(self.wanted_spare() + GAIN * (missed - MISSED));
+    }
+
+    /// Whether a stream finds a place besides so many.
+    pub(super) fn has_place(&self, now: Instant, streams: u32, rank: Rank) -> bool {
+        let knows_the_engine = self.learns && !self.doubles && self.load(now).is_some();
+        match rank {
+            Rank::Yields => streams + self.spare() < self.limit,
+            Rank::Leads if knows_the_engine => streams < self.limit + AHEAD,
+            // What the engine does with one more shows in what it says of itself; where that says nothing,
+            // the limit itself is tried.
+            _ => {
+                let tries = knows_the_engine && self.limit < MOST && now >= self.raise_after;
+                streams < self.limit + u32::from(tries)
+            }
+        }
     }
 
     /// What the engine said last, unless that is too long ago.
@@ -208,7 +266,15 @@ impl StreamLimit {
         if !self.learns {
             return;
         }
-        self.samples.push(Sample { at: now, load, streams });
+        let sample = Sample { at: now, load, streams };
+        if !self.doubles && load.waiting == 0 && sample.fit() > self.limit {
+            // It works on more than was known: what was tried has its places, and more may have.
+            let limit = sample.fit().max(self.limit.saturating_add(self.step)).min(MOST);
+            self.step = (self.step * 2).clamp(1, (limit / BOLD).max(1));
+            self.pause = FIRST_PAUSE;
+            return self.change(now, limit);
+        }
+        self.samples.push(sample);
         let seen = self.samples.len();
         let began = self.samples.first().map_or(now, |sample| sample.at);
         if seen < WINDOW && (seen < 2 || now.since(began) < LONG_WINDOW) {
@@ -218,14 +284,17 @@ impl StreamLimit {
         let queues = || self.samples.iter().filter(|sample| sample.load.waiting > 0);
         let (queued, fit) = (queues().count(), queues().map(Sample::fit).max());
         self.samples.clear();
-        if let Some(fit) = fit.filter(|_| queued * 4 >= seen * 3) {
-            // Those beyond the limit are on their way out already.
-            if streams <= self.limit {
-                self.lower(now, fit.min(self.limit.saturating_sub(1)));
+        match fit.filter(|_| queued * 4 >= seen * 3) {
+            Some(fit) if fit < self.limit => self.lower(now, fit),
+            Some(_) if self.doubles => self.lower(now, self.limit.saturating_sub(1)),
+            Some(_) => {
+                // What was tried waits; what is known has its places.
+                self.step = 1;
+                self.pause = self.pause.times(2).min(LONGEST_PAUSE);
+                self.raise_after = now + self.pause;
             }
-        } else if queued == 0 {
-            let step = if self.doubles { self.limit } else { (self.limit / FINE).max(1) };
-            self.raise(now, step);
+            None if self.doubles && queued == 0 => self.raise(now, self.limit),
+            None => {}
         }
     }
 
@@ -244,7 +313,7 @@ impl StreamLimit {
         // A limit that did not hold for long was an attempt that failed.
         let failed = now.since(self.changed) < self.pause.times(2);
         self.pause = if failed { self.pause.times(2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
-        self.doubles = false;
+        (self.doubles, self.step) = (false, 1);
         self.raise_after = now + self.pause;
         self.change(now, limit);
     }
@@ -272,109 +341,4 @@ impl StreamLimit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(millis: u64) -> Instant {
-        Instant::default() + Span::from_millis(millis)
-    }
-
-    /// An engine with so many places, always offered more than it takes; what it says of itself is told
-    /// every half second where it `publishes`. Returns the limit over the last half of the time.
-    fn limits(places: u32, publishes: bool, seconds: u64) -> Vec<u32> {
-        let mut limit = StreamLimit::new(None);
-        // When each stream that runs ends, and what each that waits found.
-        let (mut running, mut waiting) = (Vec::new(), Vec::<(u64, u32)>::new());
-        let mut seen = Vec::new();
-        for now in 0..seconds * 1000 {
-            running.retain(|&end| end > now);
-            while running.len() < places as usize && !waiting.is_empty() {
-                let (sent, streams) = waiting.remove(0);
-                running.push(now + 1500 + 997 * now % 1000);
-                let first_event = Some(Span::from_millis(now - sent + 40));
-                limit.answered(at(now), Found { sent: at(sent), streams, first_event });
-            }
-            if publishes && now % 500 == 0 {
-                let (running, waiting) = (running.len() as u32, waiting.len() as u32);
-                let load = EngineLoad { running, waiting };
-                limit.tell_load(at(now), load, running + waiting);
-            }
-            while ((running.len() + waiting.len()) as u32) < limit.limit() {
-                let streams = (running.len() + waiting.len()) as u32 + 1;
-                waiting.push((now, streams));
-                limit.sent(streams);
-            }
-            if now > seconds * 500 {
-                seen.push(limit.limit());
-            }
-        }
-        seen
-    }
-
-    #[test]
-    fn the_running_set_is_kept_full_and_the_queue_of_the_engine_short() {
-        for publishes in [true, false] {
-            for places in [1, 4, 12, 64, 256] {
-                let seen = limits(places, publishes, 240);
-                let mean =
-                    seen.iter().map(|&limit| f64::from(limit)).sum::<f64>() / seen.len() as f64;
-                let places = f64::from(places);
-                let low = 0.93 * places;
-                // A queue that does not even double the time to the first event is not seen.
-                let high = if publishes { 1.05 } else { 1.2 } * places + 2.5;
-                assert!((low..high).contains(&mean), "{mean} for {places}, publishes: {publishes}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_limit_that_is_not_reached_does_not_rise() {
-        let mut limit = StreamLimit::new(None);
-        for now in 0..1000 {
-            limit.sent(3);
-            let first_event = Some(Span::from_millis(40));
-            limit.answered(at(now), Found { sent: at(now), streams: 3, first_event });
-            limit.tell_load(at(now), EngineLoad { running: 3, waiting: 0 }, 3);
-        }
-        assert_eq!(limit.limit(), START);
-    }
-
-    #[test]
-    fn streams_that_end_meanwhile_are_not_taken_for_places_that_are_missing() {
-        let mut limit = StreamLimit::new(None);
-        for (waiting, streams) in [(8, 12), (6, 10), (3, 7), (1, 5)] {
-            limit.tell_load(at(0), EngineLoad { running: 4, waiting }, streams);
-        }
-        assert_eq!(limit.limit(), 4);
-    }
-
-    #[test]
-    fn an_engine_that_others_use_too_has_fewer_places_for_us() {
-        let mut limit = StreamLimit::new(None);
-        for now in [0, 1250] {
-            limit.tell_load(at(now), EngineLoad { running: 8, waiting: 16 }, 12);
-        }
-        assert_eq!(limit.limit(), 4);
-    }
-
-    #[test]
-    fn an_engine_that_stopped_publishing_is_believed_no_more() {
-        let mut limit = StreamLimit::new(None);
-        for _ in 0..WINDOW {
-            limit.tell_load(at(0), EngineLoad { running: 7, waiting: 9 }, 16);
-        }
-        assert_eq!(limit.limit(), 7);
-        assert!(limit.load(at(3000)).is_some() && limit.load(at(3001)).is_none());
-        limit.sent(7);
-        assert_eq!(limit.limit(), 7);
-    }
-
-    #[test]
-    fn what_is_told_is_not_questioned() {
-        let mut limit = StreamLimit::new(Some(5));
-        limit.sent(5);
-        limit.tell_load(at(0), EngineLoad { running: 1, waiting: 90 }, 5);
-        limit.refused(at(1), 5);
-        assert_eq!(limit.limit(), 5);
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! (consistent hashing with bounded loads: Mirrokni, Thorup and Zadimoghaddam 2016).
 
 use super::{Fleet, Member};
+use crate::lane::streams::Rank;
 use crate::lane::{InstanceId, Instant};
 
 /// More than this times its share of the streams, and an instance gets none for its cache's sake.
@@ -18,8 +19,8 @@ pub(in crate::lane) struct StreamAsk {
     pub(in crate::lane) avoid: Option<InstanceId>,
     /// The same for streams that go together.
     pub(in crate::lane) affinity: Option<u64>,
-    /// Whether it leaves spare places to more urgent ones.
-    pub(in crate::lane) yields: bool,
+    /// How it stands to other levels.
+    pub(in crate::lane) rank: Rank,
 }
 
 impl Fleet {
@@ -34,8 +35,12 @@ impl Fleet {
             let members = self.members.iter().zip((0..).map(InstanceId));
             members.filter(|(member, _)| member.is_usable(now))
         };
-        let with_place =
-            || usable().filter(|&(member, id)| Some(id) != shunned && member.has_place(ask.yields));
+        let with_place = || {
+            usable().filter(|&(member, id)| {
+                let limit = &member.stream_limit;
+                Some(id) != shunned && limit.has_place(now, member.streams, ask.rank)
+            })
+        };
         if let Some(affinity) = ask.affinity {
             let (streams, count) = usable()
                 .fold((1.0, 0.0), |sum, (one, _)| (sum.0 + f64::from(one.streams), sum.1 + 1.0));
@@ -54,13 +59,6 @@ impl Fleet {
             load(one).total_cmp(&load(other)).then(one.last_sent.cmp(&other.last_sent))
         });
         least.map(|(_, id)| id)
-    }
-}
-
-impl Member {
-    fn has_place(&self, yields: bool) -> bool {
-        let spare = if yields { self.stream_limit.spare() } else { 0 };
-        self.streams + spare < self.stream_limit.limit()
     }
 }
 
@@ -134,9 +132,9 @@ mod tests {
     #[test]
     fn who_yields_leaves_spare_places() {
         let mut fleet = fleet(1, 40);
-        let bulk = StreamAsk { yields: true, ..StreamAsk::default() };
+        let bulk = StreamAsk { rank: Rank::Yields, ..StreamAsk::default() };
         let taken = std::iter::from_fn(|| send(&mut fleet, bulk)).count();
-        assert_eq!(taken, 37);
-        assert_eq!(std::iter::from_fn(|| send(&mut fleet, StreamAsk::default())).count(), 3);
+        assert_eq!(taken, 38);
+        assert_eq!(std::iter::from_fn(|| send(&mut fleet, StreamAsk::default())).count(), 2);
     }
 }
