@@ -38,10 +38,10 @@ pub(crate) async fn run(
     let live_tokens = scene.engine.done().tokens;
 
     // More than it can do meanwhile, so that it runs all the time.
-    let seconds = (WARM_UP + length + Duration::from_secs(10)).as_secs_f64();
+    let seconds = (WARM_UP * 3 + length + Duration::from_secs(10)).as_secs_f64();
     let lines = (capacity * seconds / LINE_TOKENS as f64) as usize;
     let batch = begin(&scene.caller, lines).await?;
-    scene.caller.arrivals(rate, 2, WARM_UP, LIVE).await;
+    scene.caller.arrivals(rate, 2, WARM_UP * 3, LIVE).await;
     scene.engine.done();
     let beside = scene.caller.arrivals(rate, 1, length, LIVE).await;
     let done = scene.engine.done();

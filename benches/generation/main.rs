@@ -45,6 +45,17 @@ const USE: f64 = 0.95;
 const FIRST_EVENT_RATIO: f64 = 1.3;
 const WAITING: usize = 2;
 
+/// A part of the whole.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    /// Urgent calls among bulk.
+    Mixed,
+    /// Live calls beside a batch of the Batch API.
+    Batch,
+    /// Callers that go away.
+    Disconnects,
+}
+
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Length of each measurement.
@@ -56,9 +67,9 @@ struct Arguments {
     /// The engine does not publish its load.
     #[arg(long)]
     silent: bool,
-    /// Only urgent calls among bulk, against the engine's most instead of a sweep.
+    /// Only this, against the engine's most instead of a sweep.
     #[arg(long)]
-    only_mixed: bool,
+    only: Option<Part>,
     /// The proxy's program.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_batchwise"))]
     program: PathBuf,
@@ -143,10 +154,17 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         settings.tokens_per_second(),
         if arguments.silent { "publishes nothing" } else { "publishes its load" }
     ))?;
-    if arguments.only_mixed {
-        mixed(arguments, &mut verdicts, settings.tokens_per_second()).await?;
-        return Ok(if verdicts.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    let most = settings.tokens_per_second();
+    match arguments.only {
+        None => everything(arguments, &mut verdicts).await?,
+        Some(Part::Mixed) => mixed(arguments, &mut verdicts, most).await?,
+        Some(Part::Batch) => background::run(arguments, &mut verdicts, most).await?,
+        Some(Part::Disconnects) => disconnects::run(arguments, &mut verdicts).await?,
     }
+    Ok(if verdicts.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn everything(arguments: &Arguments, verdicts: &mut Verdicts) -> Result<(), Failure> {
     let mut best = 0.0_f64;
     for limit in [arguments.places / 2, arguments.places, arguments.places * 2] {
         let scene = Scene::start(arguments, &format!("max_concurrency = {limit}")).await?;
@@ -169,10 +187,9 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let waiting = done.waiting_p95;
     verdicts.hold("wait in the engine, p95", waiting as f64, WAITING as f64, waiting <= WAITING)?;
 
-    mixed(arguments, &mut verdicts, best).await?;
-    background::run(arguments, &mut verdicts, best).await?;
-    disconnects::run(arguments, &mut verdicts).await?;
-    Ok(if verdicts.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    mixed(arguments, verdicts, best).await?;
+    background::run(arguments, verdicts, best).await?;
+    disconnects::run(arguments, verdicts).await
 }
 
 /// Urgent calls alone, then among three times more bulk than the engine can bear.

@@ -24,13 +24,15 @@ const MOST: u32 = 1024;
 const SMALL: u32 = 10;
 /// Of the places, the part that is kept spare before it is known how many are needed, and at most.
 const SPARE: f64 = 1.0 / 20.0;
-const MOST_SPARE: f64 = 1.0 / 8.0;
+const MOST_SPARE: f64 = 1.0 / 2.0;
 /// Of the streams that others leave places to, the share that may find none all the same.
 const MISSED: f64 = 0.02;
 /// Such streams may wait in the engine, which fills a place sooner than anybody can from here.
 const AHEAD: u32 = 2;
-/// How far one such stream moves what is kept.
+/// How far one such stream moves what is kept; the first ones more, so many of them by up to ten times as
+/// much.
 const GAIN: f64 = 0.1;
+const FIRST_LED: f64 = 20.0;
 /// Where the engine says that it works on more than the limit, that rises by no more than this part.
 const BOLD: u32 = 2;
 /// So many times an engine says how many wait before something follows from it; or twice, in so long.
@@ -106,6 +108,10 @@ pub(super) struct StreamLimit {
     pause: Span,
     /// How far the limit rises when what was tried beyond it has a place.
     step: u32,
+    /// Whether there were urgent ones among others, at this limit.
+    is_led: bool,
+    /// Urgent ones so far.
+    led: f64,
     /// Places to keep spare, once that is known.
     spare: Option<f64>,
     /// Milliseconds until the first event where nothing waits; 0 while that is not known.
@@ -147,6 +153,8 @@ impl StreamLimit {
             raise_after: Instant::default(),
             pause: FIRST_PAUSE,
             step: 1,
+            is_led: false,
+            led: 0.0,
             spare: None,
             usual: 0.0,
             load: None,
@@ -172,8 +180,11 @@ impl StreamLimit {
     /// A stream goes out, besides so many, that others leave places to. From how few of them find none
     /// follows how many are to be kept (stochastic approximation: Robbins and Monro 1951).
     pub(super) fn led(&mut self, streams: u32) {
+        self.is_led = true;
         let missed = if streams >= self.limit { 1.0 } else { 0.0 };
-        self.spare = Some(self.wanted_spare() + GAIN * (missed - MISSED));
+        self.led += 1.0;
+        let gain = GAIN * (10.0 * FIRST_LED / self.led).clamp(1.0, 10.0);
+        self.spare = Some(self.wanted_spare() + gain * (missed - MISSED));
     }
 
     /// Whether a stream finds a place besides so many.
@@ -293,7 +304,10 @@ impl StreamLimit {
                 self.pause = self.pause.times(2).min(LONGEST_PAUSE);
                 self.raise_after = now + self.pause;
             }
-            None if self.doubles && queued == 0 => self.raise(now, self.limit),
+            // Too many are the worse the more urgent those are that wait behind them.
+            None if self.doubles && queued == 0 => {
+                self.raise(now, if self.is_led { self.limit / 4 } else { self.limit });
+            }
             None => {}
         }
     }
@@ -334,7 +348,7 @@ impl StreamLimit {
     fn change(&mut self, now: Instant, limit: u32) {
         self.limit = limit.max(1);
         self.changed = now;
-        (self.reached, self.proven, self.fit) = (false, 0, 0);
+        (self.reached, self.proven, self.fit, self.is_led) = (false, 0, 0, false);
         self.strikes.clear();
         self.samples.clear();
     }
