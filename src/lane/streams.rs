@@ -32,7 +32,7 @@ const AHEAD: u32 = 2;
 /// How far one such stream moves what is kept; the first ones more, so many of them by up to ten times as
 /// much.
 const GAIN: f64 = 0.1;
-const FIRST_LED: f64 = 20.0;
+const FIRST_LEADERS: f64 = 20.0;
 /// Where the engine says that it works on more than the limit, that rises by no more than this part.
 const BOLD: u32 = 2;
 /// So many times an engine says how many wait before something follows from it; or twice, in so long.
@@ -111,7 +111,7 @@ pub(super) struct StreamLimit {
     /// Whether there were urgent ones among others, at this limit.
     is_led: bool,
     /// Urgent ones so far.
-    led: f64,
+    leaders: f64,
     /// Places to keep spare, once that is known.
     spare: Option<f64>,
     /// Milliseconds until the first event where nothing waits; 0 while that is not known.
@@ -154,7 +154,7 @@ impl StreamLimit {
             pause: FIRST_PAUSE,
             step: 1,
             is_led: false,
-            led: 0.0,
+            leaders: 0.0,
             spare: None,
             usual: 0.0,
             load: None,
@@ -182,8 +182,8 @@ impl StreamLimit {
     pub(super) fn led(&mut self, streams: u32) {
         self.is_led = true;
         let missed = if streams >= self.limit { 1.0 } else { 0.0 };
-        self.led += 1.0;
-        let gain = GAIN * (10.0 * FIRST_LED / self.led).clamp(1.0, 10.0);
+        self.leaders += 1.0;
+        let gain = GAIN * (10.0 * FIRST_LEADERS / self.leaders).clamp(1.0, 10.0);
         self.spare = Some(self.wanted_spare() + gain * (missed - MISSED));
     }
 
@@ -236,7 +236,7 @@ impl StreamLimit {
             self.proven += 1;
             let round = if self.doubles { 1 } else { self.limit };
             if self.proven >= round {
-                self.raise(now, if self.doubles { 1 } else { self.step() });
+                self.raise(now, if self.doubles { 1 } else { self.silent_step() });
             }
         }
     }
@@ -319,7 +319,8 @@ impl StreamLimit {
         }
     }
 
-    fn step(&self) -> u32 {
+    /// How far the limit rises where the engine says nothing.
+    fn silent_step(&self) -> u32 {
         (self.limit / SMALL).max(1)
     }
 
