@@ -1,9 +1,11 @@
 """A caller that traces with OpenTelemetry's own SDK, and a collector: batchwise as the environment configures it."""
 
 import concurrent.futures
+import http.server
 import os
 import pathlib
 import subprocess
+import threading
 
 import grpc
 import openai
@@ -25,12 +27,42 @@ MESSAGES = [{"role": "user", "content": "say this again"}]
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans by gRPC and over HTTP."""
+
     def __init__(self):
         self.resources, self.spans = [], []
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self.server)
-        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.endpoints = {"grpc": f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"}
         self.server.start()
+        self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
+        self.endpoints["http/protobuf"] = f"http://127.0.0.1:{self.web.server_port}"
+        self.thread = threading.Thread(target=self.web.serve_forever)
+        self.thread.start()
+
+    def stop(self):
+        self.server.stop(None).wait()
+        self.web.shutdown()
+        self.thread.join()
+        self.web.server_close()
+
+    def handler(self):
+        collector = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                known = self.path == "/v1/traces" and self.headers["content-type"] == "application/x-protobuf"
+                if known:
+                    collector.Export(trace_service_pb2.ExportTraceServiceRequest.FromString(body), None)
+                self.send_response(200 if known else 404)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
 
     def Export(self, request, context):
         for resource in request.resource_spans:
@@ -47,11 +79,12 @@ def attributes(thing):
 def collector():
     collector = Collector()
     yield collector
-    collector.server.stop(None).wait()
+    collector.stop()
 
 
-def environment(collector, **more):
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **more}
+def environment(collector, protocol="grpc", **more):
+    endpoint = collector.endpoints.get(protocol, "http://127.0.0.1:9")
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, **more}
 
 
 def chat(server, headers):
@@ -62,8 +95,9 @@ def chat(server, headers):
             return list(stream)[-1].usage
 
 
-def test_a_callers_trace_goes_on_in_batchwise(collector, start_batchwise):
-    server = start_batchwise(MODELS, environment=environment(collector, OTEL_SERVICE_NAME="gateway"))
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_callers_trace_goes_on_in_batchwise(collector, start_batchwise, protocol):
+    server = start_batchwise(MODELS, environment=environment(collector, protocol, OTEL_SERVICE_NAME="gateway"))
     tracer = TracerProvider().get_tracer("caller")
     unsampled = TracerProvider(sampler=sampling.ALWAYS_OFF).get_tracer("caller")
     for each in (tracer, unsampled):
@@ -107,11 +141,11 @@ def test_a_protocol_that_is_not_spoken_is_told_at_the_start(collector, tmp_path)
     config.write_text(MODELS)
     done = subprocess.run(
         [program(), "serve", "--config", config, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
-        env={**os.environ, **environment(collector, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")},
+        env={**os.environ, **environment(collector, "http/json")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
         text=True,
     )
     assert done.returncode == 1
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in done.stderr and '"grpc"' in done.stderr and "4317" in done.stderr
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in done.stderr and '"grpc"' in done.stderr and "http/json" in done.stderr

@@ -257,7 +257,7 @@ static TELEMETRY: Table = Table {
         Key::absent(
             "otlp_endpoint",
             Kind::Text,
-            "URL of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317; without it `OTEL_EXPORTER_OTLP_ENDPOINT` counts, and where that is not set nothing is traced.",
+            "URL of a collector that takes OTLP, such as http://127.0.0.1:4317: over HTTP on port 4318, else by gRPC. Without it `OTEL_EXPORTER_OTLP_ENDPOINT` counts, and where that is not set nothing is traced.",
         ),
         Key::absent(
             "sample_ratio",

@@ -26,7 +26,8 @@ pub struct Plan {
 /// Where spans are sent, and how many.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TelemetryPlan {
-    /// URL of a collector of OpenTelemetry that takes OTLP over gRPC; `None`: as the environment says.
+    /// URL of a collector of OpenTelemetry that takes OTLP, over HTTP on port 4318 and else by gRPC;
+    /// `None`: as the environment says.
     pub otlp_endpoint: Option<String>,
     /// Of the traces that begin here, the share that is recorded; `None`: as the environment says, else all.
     pub sample_ratio: Option<f64>,

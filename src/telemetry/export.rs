@@ -3,18 +3,26 @@
 use std::env;
 use std::time::Duration;
 
+use http::Uri;
 use opentelemetry::trace::{
     Link, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    ExporterBuildError, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     Config, Sampler, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample,
 };
 
+use super::export_http::HttpExport;
+
 /// How long the last spans may take to leave at the end.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// Collectors take OTLP over HTTP there.
+const HTTP_PORT: u16 = 4318;
 
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
@@ -33,14 +41,48 @@ pub enum ExportError {
         /// What it says.
         found: String,
     },
-    /// The collector's address is none.
-    #[error("spans cannot be sent to {endpoint:?}: {source}")]
-    Endpoint {
-        /// The address.
-        endpoint: String,
-        /// What is wrong with it.
-        source: ExporterBuildError,
-    },
+    /// The collector's address is none, or something else of the environment has no sense.
+    #[error("spans cannot be sent to the collector: {0}")]
+    Exporter(#[from] ExporterBuildError),
+}
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Grpc,
+    Http,
+}
+
+impl Protocol {
+    /// By the port that collectors have for it; gRPC on any other.
+    fn by_port(endpoint: &str) -> Self {
+        let port = endpoint.parse::<Uri>().ok().and_then(|url| url.port_u16());
+        if port == Some(HTTP_PORT) { Self::Http } else { Self::Grpc }
+    }
+
+    /// What sends spans to the endpoint, or to the one that the environment names.
+    fn exporter(self, endpoint: Option<String>) -> Result<SpanExporter, ExporterBuildError> {
+        match self {
+            Self::Grpc => {
+                let builder = SpanExporter::builder().with_tonic();
+                match endpoint {
+                    Some(endpoint) => builder.with_endpoint(endpoint),
+                    None => builder,
+                }
+                .build()
+            }
+            Self::Http => {
+                let builder = SpanExporter::builder().with_http();
+                let builder = builder.with_http_client(HttpExport::new());
+                let builder = builder.with_protocol(opentelemetry_otlp::Protocol::HttpBinary);
+                match endpoint {
+                    Some(endpoint) => builder.with_endpoint(endpoint),
+                    None => builder,
+                }
+                .build()
+            }
+        }
+    }
 }
 
 /// Where spans are recorded; the default records none.
@@ -56,7 +98,7 @@ pub struct SpanExport {
 }
 
 impl SpanExport {
-    /// Sends spans to the collector at `endpoint` or, without one, to the one that the environment names as
+    /// Sends spans to the collector at `endpoint`, over HTTP to port 4318 and else by gRPC, or, without one, to the one that the environment names as
     /// OpenTelemetry has it; `None` where that names none, or switches tracing off. `sample_ratio`: the
     /// share that is recorded of the traces that begin here; without it the environment says so, else all
     /// are. Must be called within a tokio runtime.
@@ -74,21 +116,29 @@ impl SpanExport {
         let is = |name: &str, value: &str| {
             env::var(name).is_ok_and(|found| found.eq_ignore_ascii_case(value))
         };
-        let endpoint = match endpoint {
-            Some(endpoint) => endpoint.to_owned(),
+        let exporter = match endpoint {
+            Some(endpoint) => {
+                let protocol = Protocol::by_port(endpoint);
+                let path = if protocol == Protocol::Http { "/v1/traces" } else { "" };
+                protocol.exporter(Some(format!("{}{path}", endpoint.trim_end_matches('/'))))
+            }
             None if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") => {
                 return Ok(None);
             }
             None => {
                 let Some((_, endpoint)) = named(ENDPOINTS) else { return Ok(None) };
-                if let Some((variable, found)) = named(PROTOCOLS).filter(|(_, it)| it != "grpc") {
-                    return Err(ExportError::Protocol { variable, found });
-                }
-                endpoint
+                let protocol = match named(PROTOCOLS) {
+                    Some((_, found)) if found == "grpc" => Protocol::Grpc,
+                    Some((_, found)) if found == "http/protobuf" => Protocol::Http,
+                    Some((variable, found)) => {
+                        return Err(ExportError::Protocol { variable, found });
+                    }
+                    None => Protocol::by_port(&endpoint),
+                };
+                // It reads the environment by itself.
+                protocol.exporter(None)
             }
-        };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(&endpoint).build();
-        let exporter = exporter.map_err(|source| ExportError::Endpoint { endpoint, source })?;
+        }?;
         let begun_here: Box<dyn ShouldSample> = match sample_ratio {
             Some(ratio) => {
                 let share = Sampler::TraceIdRatioBased(ratio);

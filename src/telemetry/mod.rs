@@ -5,6 +5,7 @@
 
 mod batch_api;
 mod export;
+mod export_http;
 mod log;
 mod metric;
 mod model;
