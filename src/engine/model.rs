@@ -409,7 +409,7 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let took = self.accepted.elapsed();
-            spans::end(&self.span, "cancelled");
+            self.span.settle("cancelled");
             self.model.metrics.answered(self.via, self.priority, "cancelled", took);
         }
     }

@@ -103,12 +103,14 @@ pub(super) fn settle(span: &SharedSpan, outcome: &Result<Served, Fault>) {
             }
             span.note(|| [KeyValue::new("batchwise.instance", Arc::clone(&timing.instance))]);
             if !matches!(answer, Answer::Relay(_)) {
-                end(span, "ok");
+                span.settle("ok");
             }
         }
         Err(fault) => {
             let status = status::of_kind(fault.kind);
-            end(span, status.reason);
+            if !span.settle(status.reason) {
+                return;
+            }
             if status.http.is_server_error() {
                 span.fail(status.reason, || fault.message.clone());
             } else {
@@ -117,11 +119,6 @@ pub(super) fn settle(span: &SharedSpan, outcome: &Result<Served, Fault>) {
             }
         }
     }
-}
-
-/// Tells what became of a call, by the words of the metrics.
-pub(super) fn end(span: &SharedSpan, outcome: &'static str) {
-    span.note(|| [KeyValue::new("batchwise.outcome", outcome)]);
 }
 
 /// A batch as its spans tell of it.
@@ -200,12 +197,11 @@ pub(super) struct StreamSpans {
     call: SharedSpan,
     /// That of its instance being asked.
     asked: SharedSpan,
-    ended: bool,
 }
 
 impl StreamSpans {
     pub(super) fn new(call: SharedSpan, asked: SharedSpan) -> Self {
-        Self { call, asked, ended: false }
+        Self { call, asked }
     }
 
     /// The first event came.
@@ -214,25 +210,29 @@ impl StreamSpans {
         self.call.note(|| [KeyValue::new(name, after.as_secs_f64())]);
     }
 
-    /// The stream is over, for better or worse.
-    pub(super) fn end(&mut self, error: Option<&(dyn std::error::Error + Send + Sync)>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+    /// The answer is here to its end; it may be that there is none.
+    pub(super) fn end(&self, is_refusal: bool) {
+        if !is_refusal {
+            self.call.settle("ok");
+        } else if self.call.settle("upstream_refused") {
+            self.call.note(|| [KeyValue::new("error.type", "upstream_refused")]);
         }
-        let Some(error) = error else { return end(&self.call, "ok") };
+    }
+
+    /// It broke off.
+    pub(super) fn break_off(&self, error: &(dyn std::error::Error + Send + Sync)) {
         let reason = "upstream_error";
-        end(&self.call, reason);
-        for span in [&self.call, &self.asked] {
-            span.fail(reason, || Cow::Owned(error.to_string()));
+        let words = || Cow::Owned(error.to_string());
+        if self.call.settle(reason) {
+            self.call.fail(reason, words);
         }
+        self.asked.fail(reason, words);
     }
 }
 
 impl Drop for StreamSpans {
     fn drop(&mut self) {
-        if !self.ended {
-            end(&self.call, "cancelled");
-        }
+        self.call.settle("cancelled");
     }
 }
 

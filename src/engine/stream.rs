@@ -54,7 +54,10 @@ pub(super) fn hold_slot(
 
 impl SlotBody {
     fn end(&mut self, error: Option<&BodyError>) {
-        self.spans.end(error.map(AsRef::as_ref));
+        match error {
+            Some(error) => self.spans.break_off(error.as_ref()),
+            None => self.spans.end(self.content == Content::Refusal),
+        }
         if let Some(slot) = self.slot.take() {
             slot.done(match (error.is_some(), self.content) {
                 (true, _) => Outcome::Failed(Vec::new(), Blame::Broken),

@@ -204,8 +204,7 @@ async fn a_batch_has_a_trace_of_its_own_that_links_to_its_calls() {
     let calls = trace.of_kind(SpanKind::Server);
     assert_eq!(calls.len(), 3, "who is not recorded by its caller is not recorded here");
     for span in calls {
-        let number = u8::from_str_radix(&written(&span.trace_id)[24..], 16);
-        assert_eq!(written(&span.parent_span_id), format!("{:016x}", 77), "{number:?}");
+        assert_eq!(written(&span.parent_span_id), format!("{:016x}", 77));
         has(span, &json!({"batchwise.outcome": "ok", "batchwise.priority": 2}));
         let [queue] = trace.children(span, SpanKind::Internal)[..] else { panic!("{span:#?}") };
         assert_eq!(queue.name, "queue");
@@ -324,6 +323,34 @@ async fn a_callers_own_fault_is_none_of_the_servers() {
     let reason = "upstream_refused";
     has(call, &json!({"batchwise.outcome": reason, "error.type": reason}));
     assert!(!is_failed(call) && is_failed(trace.only(SpanKind::Client)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_that_is_refused_and_one_that_is_left_are_no_success() {
+    let settings = Settings {
+        refuse_stream_options: true,
+        token_interval: Duration::from_secs(3600),
+        ..Settings::default()
+    };
+    let scene = Scene::new("", settings).await;
+    let path = "/v1/chat/completions";
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    assert_eq!(scene.everything.post(path, &chat(&options)).await.status, 400);
+    let stream = chat(&json!({"stream": true})).to_string();
+    let asked = scene.everything.request(http::Method::POST, path, stream.into());
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let left = client.build_http().request(asked).await.unwrap();
+    drop(left);
+    let idle = "batchwise_instance_inflight{model=\"alias\"";
+    let is_idle = |line: &str| line.starts_with(idle) && line.ends_with(" 0");
+    let proxy = &scene.everything.proxy;
+    eventually(async || proxy.metrics().lines().any(is_idle)).await;
+    let trace = scene.end().await;
+    let [refused, left] = trace.of_kind(SpanKind::Server)[..] else { panic!("{:#?}", trace.0) };
+    let reason = "upstream_refused";
+    has(refused, &json!({"batchwise.outcome": reason, "error.type": reason}));
+    has(left, &json!({"batchwise.outcome": "cancelled"}));
+    assert!(!is_failed(refused) && !is_failed(left));
 }
 
 #[tokio::test(flavor = "multi_thread")]
