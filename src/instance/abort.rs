@@ -4,18 +4,14 @@
 //! whole, some of its versions not at all; it has a call for it, which wants the name that the request
 //! itself gave the text.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
-use http_body::{Body, Frame, SizeHint};
 use serde::Deserialize;
 
 use super::connection::HttpClient;
-use crate::call::RelayBody;
 use crate::tensor::Rope;
 
 /// How long telling it may take.
@@ -64,11 +60,6 @@ impl Abort {
     pub(super) fn disarm(&mut self) {
         self.armed = false;
     }
-
-    /// The body of the text, which takes this with it until its end.
-    pub(super) fn ride(self, body: RelayBody) -> impl Body<Data = Bytes, Error = Error> + Send {
-        Riding { body, abort: self }
-    }
 }
 
 impl Drop for Abort {
@@ -91,37 +82,6 @@ impl Drop for Abort {
             };
             tracing::debug!(trouble, "an engine could not be told to stop a text");
         });
-    }
-}
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-struct Riding {
-    body: RelayBody,
-    abort: Abort,
-}
-
-impl Body for Riding {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if frame.is_none() || self.body.is_end_stream() {
-            self.abort.disarm();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

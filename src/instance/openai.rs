@@ -153,12 +153,8 @@ impl OpenAi {
         let (head, body) = response.into_parts();
         let mut headers = head.headers;
         remove_hop_by_hop(&mut headers);
-        let body = RelayedBody::new(body, self.idle_timeout, self.client.tasks()).boxed_unsync();
-        let body = match abort {
-            Some(abort) => abort.ride(body).boxed_unsync(),
-            None => body,
-        };
-        let answer = RelayAnswer::new(status, headers, body);
+        let body = RelayedBody::new(body, self.idle_timeout, self.client.tasks()).with_abort(abort);
+        let answer = RelayAnswer::new(status, headers, body.boxed_unsync());
         Ok(Answer::Relay(RelayAnswer { hides_usage, ..answer }))
     }
 

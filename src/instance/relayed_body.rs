@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use super::abort::Abort;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The instance said nothing in the middle of a reply.
@@ -24,12 +26,19 @@ pub(super) struct RelayedBody<B, K> {
     waits_since: Option<Instant>,
     /// Fires no later than the time-out; made at the first wait, and then used again.
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the instance is told if nobody reads to the end.
+    abort: Option<Abort>,
     _keeps: K,
 }
 
 impl<B, K> RelayedBody<B, K> {
     pub(super) fn new(body: B, idle_timeout: Duration, keeps: K) -> Self {
-        Self { body, idle_timeout, waits_since: None, timer: None, _keeps: keeps }
+        Self { body, idle_timeout, waits_since: None, timer: None, abort: None, _keeps: keeps }
+    }
+
+    /// The same, with what the instance is to be told if nobody reads to the end.
+    pub(super) fn with_abort(self, abort: Option<Abort>) -> Self {
+        Self { abort, ..self }
     }
 
     /// Whether the time is up for a frame that is not there.
@@ -63,6 +72,9 @@ where
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
             this.waits_since = None;
+            if frame.is_none() || this.body.is_end_stream() {
+                this.abort.iter_mut().for_each(Abort::disarm);
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if this.is_overdue(context) {
