@@ -97,9 +97,9 @@ async fn serve_plan(origin: Origin, plan: &config::Plan) -> Exit {
     }
     let Shutdown { delay, grace } = running.shutdown();
     let models = std::sync::Arc::clone(&running.models);
-    models.announce_drain();
     let end = async {
         if !delay.is_zero() {
+            models.announce_drain();
             tracing::info!(?delay, "not ready any more; calls are still accepted for a while");
             tokio::time::sleep(delay).await;
         }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
+use futures_util::future::join_all;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -103,8 +105,8 @@ pub struct Running {
     stop: CancellationToken,
     /// Ends the listener for operators, who want to see how a drain goes.
     stop_admin: CancellationToken,
-    listeners: JoinSet<()>,
-    admin_listener: JoinSet<()>,
+    listeners: JoinSet<GracefulShutdown>,
+    admin_listener: JoinSet<GracefulShutdown>,
     connection_tasks: TaskTracker,
     upkeep: JoinSet<()>,
     budget: Budget,
@@ -322,8 +324,8 @@ impl Running {
         self.budget.held()
     }
 
-    /// Takes no more connections, tells those that are open to go elsewhere, then refuses new calls,
-    /// answers what was accepted and closes; all within `grace`.
+    /// Takes no more connections, says that it is not ready, tells the connections that are open to go
+    /// elsewhere, then refuses new calls, answers what was accepted and closes; all within `grace`.
     pub async fn drain(mut self, grace: Duration) -> Drained {
         let by = Instant::now() + grace;
         let calls_by = Instant::now() + grace.saturating_sub(FLUSH_TIME.min(grace / 2));
@@ -333,28 +335,42 @@ impl Running {
         }
         // A reload that is under way changes nothing more.
         self.reloader.shutdown().await;
-        self.models.announce_drain();
         self.stop.cancel();
+        let callers = closed(&mut self.listeners).await;
+        // Not before: who sees that the server is not ready knows that it takes no new call.
+        self.models.announce_drain();
         // What a caller sent before it heard of it is a call like any other.
-        let heard = async { while self.listeners.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(HEARING_TIME.min(grace / 4), heard).await);
+        drop(tokio::time::timeout(HEARING_TIME.min(grace / 4), farewell(callers)).await);
         let drained = self.models.drain(calls_by).await;
         self.stop_admin.cancel();
-        let closed = async {
+        let rest = async {
             while self.job_runner.join_next().await.is_some() {}
-            while self.listeners.join_next().await.is_some() {}
-            while self.admin_listener.join_next().await.is_some() {}
+            farewell(closed(&mut self.admin_listener).await).await;
             self.connection_tasks.close();
             self.connection_tasks.wait().await;
         };
         // A client that does not close its connection does not keep the process alive.
-        drop(tokio::time::timeout_at(by, closed).await);
+        drop(tokio::time::timeout_at(by, rest).await);
         self.upkeep.abort_all();
         if let Some(span_export) = self.span_export {
             span_export.end().await;
         }
         drained
     }
+}
+
+/// Waits until listeners that have been told to stop are closed.
+async fn closed(listeners: &mut JoinSet<GracefulShutdown>) -> Vec<GracefulShutdown> {
+    let mut open = Vec::with_capacity(listeners.len());
+    while let Some(listener) = listeners.join_next().await {
+        open.extend(listener);
+    }
+    open
+}
+
+/// Tells connections to finish what they have begun, and waits until they have.
+async fn farewell(connections: Vec<GracefulShutdown>) {
+    join_all(connections.into_iter().map(GracefulShutdown::shutdown)).await;
 }
 
 /// Opens the Batch API if the plan has one, and starts what runs its batches.

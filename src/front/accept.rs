@@ -81,8 +81,9 @@ where
 }
 
 impl Acceptor {
-    /// Serves `listener` until `stop`, then waits for its connections to finish.
-    pub async fn serve<L, S, F>(self, mut listener: L, service: S)
+    /// Serves `listener` until `stop`, then closes it. What it returns tells the connections that are
+    /// still open to finish, and waits for them.
+    pub async fn serve<L, S, F>(self, mut listener: L, service: S) -> GracefulShutdown
     where
         L: Listener,
         S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -107,8 +108,7 @@ impl Acceptor {
                 drop(permit);
             });
         }
-        drop(listener);
-        graceful.shutdown().await;
+        graceful
     }
 
     /// The next connection, once there is room for it; `None` when it is time to stop.

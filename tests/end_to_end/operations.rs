@@ -1,5 +1,6 @@
 //! What an operator sees: metrics, health, reflection, the drain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use batchwise::engine::Drained;
@@ -95,6 +96,22 @@ async fn a_drain_answers_everything_accepted() {
     assert_eq!(drain.await, Drained::Clean);
     assert_eq!(accepted.await.unwrap(), []);
     assert!(ask(&mut client.clone(), request(1, 1, 0.0)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sees_that_the_server_is_not_ready_is_not_let_in() {
+    let stage = Stage::plain().await;
+    let (address, models) = (stage.proxy.http, Arc::clone(&stage.proxy.models));
+    let visit = async {
+        while !models.is_draining() {
+            tokio::task::yield_now().await;
+        }
+        // Without a pause in which the server could do what it has not done yet.
+        std::net::TcpStream::connect(address).map_err(|error| error.kind())
+    };
+    let (drained, visited) = tokio::join!(stage.proxy.drain(Duration::from_secs(20)), visit);
+    assert_eq!(drained, Drained::Clean);
+    assert_eq!(visited.unwrap_err(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[tokio::test(flavor = "multi_thread")]
