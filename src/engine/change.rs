@@ -13,6 +13,8 @@ use futures_util::future::join_all;
 
 use super::model::Model;
 use super::registry::{ByName, ModelSetup, Models};
+use crate::config::{ModelPlan, Protocol};
+use crate::lane::{Experience, InstanceId};
 
 /// The longest that a changed model is waited for before it is served.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -37,13 +39,16 @@ impl Models {
         setups: Vec<ModelSetup>,
     ) -> Result<Vec<String>, ShuttingDown> {
         let before = self.current();
-        let started: Vec<Arc<Model>> = setups
-            .into_iter()
-            .map(|setup| {
-                let predecessor = before.get(&setup.plan.name).map(|model| &**model);
-                Arc::new(self.start_model(setup, predecessor))
-            })
-            .collect();
+        let mut started: Vec<Arc<Model>> = Vec::with_capacity(setups.len());
+        for setup in setups {
+            let predecessor = before.get(&setup.plan.name).map(|model| &**model);
+            let inheritance = match predecessor {
+                Some(predecessor) => predecessor.bequeath(&setup.plan).await,
+                None => None,
+            };
+            let model = self.start_model(setup, predecessor, inheritance.as_ref());
+            started.push(Arc::new(model));
+        }
         let succeed = started
             .iter()
             .filter(|model| before.get(model.name()).is_some_and(|before| before.is_up()));
@@ -87,7 +92,35 @@ impl Models {
     }
 }
 
+/// What a lane has learned, and what the instances of its successor were called in it.
+#[derive(Debug)]
+pub(super) struct Inheritance {
+    pub(super) experience: Experience,
+    pub(super) before: Vec<Option<InstanceId>>,
+}
+
 impl Model {
+    /// What its lane has learned, if that holds under another plan: for the same work, done by at least
+    /// one of the same instances.
+    async fn bequeath(&self, plan: &ModelPlan) -> Option<Inheritance> {
+        let own = self.plan();
+        let same_work = plan.protocol == own.protocol
+            && plan.upstream_name == own.upstream_name
+            && plan.batching == own.batching;
+        // What runs within the process starts anew, and its files may be others.
+        if !same_work || plan.protocol == Protocol::Embedded {
+            return None;
+        }
+        let index = |instance| own.instances.iter().position(|known| known == instance);
+        let id = |index| u32::try_from(index).ok().map(InstanceId);
+        let before: Vec<_> =
+            plan.instances.iter().map(|instance| index(instance).and_then(id)).collect();
+        if before.iter().all(Option::is_none) {
+            return None;
+        }
+        Some(Inheritance { experience: self.experience().await?, before })
+    }
+
     /// Takes over what an operator has decided meanwhile over the instances of the model before.
     async fn follow_operator(&self, before: &Self) {
         for instance in &before.plan().instances {

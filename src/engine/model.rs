@@ -21,7 +21,9 @@ use super::watch::InstanceState;
 use crate::call::{Call, Fault, FaultKind, Reply, Served, SharedSpan, Terms, Work};
 use crate::config::{ModelPlan, Protocol};
 use crate::instance::{BatchLimit, Description};
-use crate::lane::{CallId, Event, InstanceChange, InstanceId, Snapshot, Span, TenantId, Ticket};
+use crate::lane::{
+    CallId, Event, Experience, InstanceChange, InstanceId, Snapshot, Span, TenantId, Ticket,
+};
 use crate::telemetry::{ModelMetrics, Throttle, Via};
 
 /// Messages that may wait for the engine; it takes in hundreds at a time, so more means that it is
@@ -267,6 +269,13 @@ impl Model {
     pub(super) async fn snapshot(&self) -> Option<Snapshot> {
         let (reply, receiver) = oneshot::channel();
         self.inbox.send(Message::Inspect(reply)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// What its lane has learned; `None` once the engine has ended.
+    pub(super) async fn experience(&self) -> Option<Experience> {
+        let (reply, receiver) = oneshot::channel();
+        self.inbox.send(Message::Experience(reply)).await.ok()?;
         receiver.await.ok()
     }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::alarm::Alarm;
+use super::change::Inheritance;
 use super::clock::Clock;
 use super::door::Door;
 use super::model::{LoudLines, Model};
@@ -89,7 +90,7 @@ impl Models {
             closed: AtomicBool::new(false),
         };
         let by_name = setups.into_iter().map(|setup| {
-            let model = models.start_model(setup, None);
+            let model = models.start_model(setup, None, None);
             (model.name().to_owned(), Arc::new(model))
         });
         models.current.store(Arc::new(by_name.collect()));
@@ -184,8 +185,13 @@ impl Models {
     }
 
     /// Starts the engine of a model and the watches of its instances. It takes over from `before`
-    /// what an operator and the statistics say.
-    pub(super) fn start_model(&self, setup: ModelSetup, before: Option<&Model>) -> Model {
+    /// what an operator and the statistics say, and what was learned.
+    pub(super) fn start_model(
+        &self,
+        setup: ModelSetup,
+        before: Option<&Model>,
+        inheritance: Option<&Inheritance>,
+    ) -> Model {
         let ModelSetup { plan, instances } = setup;
         let clock = self.clock;
         let names: Vec<String> =
@@ -200,7 +206,10 @@ impl Models {
             Arc::new(InstanceState::new(name.as_str().into(), drained, Arc::clone(&comes_up)))
         };
         let states: Vec<_> = names.iter().map(state).collect();
-        let lane = new_lane(&plan, &states, clock.now());
+        let mut lane = new_lane(&plan, &states, clock.now());
+        if let Some(Inheritance { experience, before }) = inheritance {
+            lane.succeed(clock.now(), experience, before);
+        }
         let model: Arc<str> = plan.name.as_str().into();
         let named: Vec<(Arc<str>, Arc<dyn Instance>)> =
             states.iter().map(|state| Arc::clone(&state.name)).zip(instances).collect();

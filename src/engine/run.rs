@@ -29,8 +29,8 @@ use super::statistics::ModelStatistics;
 use crate::call::{Call, Fault, FaultKind};
 use crate::instance::Instance;
 use crate::lane::{
-    Blame, BreakerState, Calculated, Calculation, Effect, Event, InstanceId, Lane, Member, Notice,
-    Outcome, RefuseReason, SlotId, Snapshot, Unshared,
+    Blame, BreakerState, Calculated, Calculation, Effect, Event, Experience, InstanceId, Lane,
+    Member, Notice, Outcome, RefuseReason, SlotId, Snapshot, Unshared,
 };
 use crate::telemetry::ModelMetrics;
 
@@ -43,6 +43,8 @@ const BULK: usize = 256;
 pub(super) enum Message {
     Event(Event<Call>),
     Inspect(oneshot::Sender<Snapshot>),
+    /// Answers what the lane has learned.
+    Experience(oneshot::Sender<Experience>),
     /// Answers once the lane is empty.
     WhenIdle(oneshot::Sender<()>),
 }
@@ -142,6 +144,7 @@ impl Engine {
                 self.lane.on(now, event);
             }
             Message::Inspect(reply) => drop(reply.send(self.lane.snapshot(now))),
+            Message::Experience(reply) => drop(reply.send(self.lane.experience())),
             Message::WhenIdle(reply) => self.idle_waiters.push(reply),
         }
     }

@@ -85,7 +85,7 @@ pub enum BreakerState {
 }
 
 /// A circuit breaker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Breaker {
     plan: BreakerPlan,
     state: State,
@@ -122,6 +122,18 @@ impl Breaker {
             run: 0,
             out_since: None,
             panic: false,
+        }
+    }
+
+    /// Goes on where another one of the same instance has got to. The probes that are on their way
+    /// tell only that one how they fare.
+    pub(super) fn succeed(&mut self, now: Instant, before: &Self) {
+        *self = Self { plan: self.plan, ..before.clone() };
+        if before.plan.window != self.plan.window {
+            self.window = Window::default();
+        }
+        if matches!(self.state, State::HalfOpen { .. }) {
+            self.state = State::Open { until_at_least: now, until: now };
         }
     }
 
@@ -262,7 +274,7 @@ impl Breaker {
 }
 
 /// Failures and batches over the last span, in buckets.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Window {
     buckets: [(u32, u32); BUCKETS],
     newest: u64,

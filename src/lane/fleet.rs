@@ -57,7 +57,7 @@ pub struct InstanceView {
     pub stalled: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     health: Health,
     /// Since when it has said that it loads.
@@ -98,7 +98,7 @@ pub(super) enum Prospect {
 }
 
 /// The instances of a model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fleet {
     members: Vec<Member>,
     sent: u64,
@@ -136,6 +136,27 @@ impl Fleet {
             panic_threshold: plan.breaker.panic_threshold,
             loading_hold: plan.loading_hold,
         }
+    }
+
+    /// Knows what another fleet has learned of the instances that it had, too; `before`: what each
+    /// was called there.
+    pub(super) fn succeed(&mut self, now: Instant, other: &Self, before: &[Option<InstanceId>]) {
+        for (member, before) in self.members.iter_mut().zip(before) {
+            let Some(known) = before.and_then(|id| other.members.get(id.0 as usize)) else {
+                continue;
+            };
+            member.limit.succeed(&known.limit);
+            member.width.succeed(&known.width);
+            member.stream_limit.succeed(&known.stream_limit);
+            member.lead.clone_from(&known.lead);
+            member.breaker.succeed(now, &known.breaker);
+            // The batch that it does not answer is not there to be its probe.
+            if known.stalled > 0 {
+                member.breaker.trip(now);
+            }
+            (member.paused_until, member.pauses) = (known.paused_until, known.pauses);
+        }
+        self.count_out();
     }
 
     pub(super) fn views(&self, now: Instant) -> impl Iterator<Item = InstanceView> + '_ {

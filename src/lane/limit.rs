@@ -34,6 +34,11 @@ impl SizeLimit {
         Self { told, worked: 0, refused: None, memory: FIRST_MEMORY }
     }
 
+    /// Knows what another one has seen of the same instance.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        *self = Self { told: self.told, ..before.clone() };
+    }
+
     /// Somebody has said how many, or has taken that back.
     pub(super) fn tell(&mut self, told: Option<u32>) {
         self.told = told.map(|rows| rows.max(1));

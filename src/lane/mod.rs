@@ -29,6 +29,7 @@ mod queue;
 mod room;
 mod standing;
 mod streams;
+mod succession;
 mod ticket;
 mod time;
 mod trial;
@@ -46,10 +47,11 @@ pub use limit::LARGEST_BATCH;
 pub use machine::Lane;
 pub use policy::{
     Adaptive, Calculated, Calculation, Decision, Departure, FixedDelay, Learned, LearnedCurve,
-    Policy, Server, View,
+    Policy, PolicyExperience, Server, View,
 };
 pub use standing::ControlledDelay;
 pub use streams::EngineLoad;
+pub use succession::Experience;
 pub use ticket::{AGEING, CallId, Member, Payload, Place, ShapeKey, TenantId, Ticket, Track};
 pub use time::{Instant, Span};
 

@@ -34,7 +34,7 @@ struct Record {
 }
 
 /// Who spoiled batches lately.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Offenders {
     signatures: VecDeque<(Instant, u64)>,
     tenants: BTreeMap<TenantId, Record>,

@@ -162,6 +162,13 @@ impl StreamLimit {
         }
     }
 
+    /// Knows what another one has found out of the same instance, unless somebody said how many.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        if self.learns && before.learns {
+            *self = before.clone();
+        }
+    }
+
     pub(super) fn limit(&self) -> u32 {
         self.limit
     }

@@ -56,6 +56,13 @@ impl Width {
         }
     }
 
+    /// Knows what another one has found out of the same instance, unless somebody said how many.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        if self.learns && before.learns {
+            *self = before.clone();
+        }
+    }
+
     /// Somebody says how many.
     pub(super) fn tell(&mut self, slots: u32) {
         *self = Self::new(slots, false);

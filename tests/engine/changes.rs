@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batchwise::call::FaultKind;
-use batchwise::engine::{Drained, Models, ShuttingDown};
+use batchwise::engine::{Drained, Model, Models, ShuttingDown};
+use batchwise::instance::Failure;
 use batchwise::telemetry::Telemetry;
 use tokio::time::Instant;
 
@@ -86,6 +87,64 @@ async fn a_batch_that_ends_with_its_engine_is_counted_no_more() {
         tokio::task::yield_now().await;
     }
     assert_eq!(inflight(), 0);
+}
+
+/// Two instances that have served for a while, and the two that stand in their place from the change on.
+async fn changed_after(
+    calls: i64,
+    script: impl IntoIterator<Item = Act>,
+    keys: &str,
+    after: &[Arc<Scripted>; 2],
+) -> (Models, Arc<Model>) {
+    let (models, model) = models("", &[Scripted::new(script), Scripted::new([])]);
+    for value in 0..calls {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    models.change(&BTreeSet::new(), vec![setup(keys, after)]).await.unwrap();
+    let model = models.get("m").unwrap();
+    (models, model)
+}
+
+async fn batches_learned_from(model: &Model) -> u64 {
+    model.status().await.unwrap().learned.curves.iter().map(|curve| curve.batches).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_freezes_as_its_model_changes_keeps_nobody_waiting() {
+    let after = [Scripted::new([Act::Stall]), Scripted::new([])];
+    let (_models, model) = changed_after(40, [], "max_queue_size = 99", &after).await;
+    assert_eq!(batches_learned_from(&model).await, 40);
+    let started = Instant::now();
+    for value in 0..4 {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    assert_eq!(after[0].batches().len(), 1);
+    // What is learned of 10 ms is overdue after 35; nobody waits for a time-out.
+    assert!(started.elapsed() <= Duration::from_millis(4 * 10 + 50), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_was_found_broken_gets_no_batch_because_its_model_changes() {
+    let broken = std::iter::repeat_with(|| Act::Fail(Failure::broken("out of order")));
+    let after = [Scripted::new([]), Scripted::new([])];
+    let (_models, model) = changed_after(20, broken.take(9), "max_queue_size = 99", &after).await;
+    assert_eq!(model.status().await.unwrap().instances[0].breaker, "open");
+    for value in 0..4 {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    assert_eq!((after[0].batches().len(), after[1].batches().len()), (0, 4));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for value in 0..4 {
+        assert_eq!(call(&model, &[value]).await, Ok(vec![2 * value]));
+    }
+    assert!(!after[0].batches().is_empty(), "it is probed when its time is up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_of_other_work_is_forgotten() {
+    let after = [Scripted::new([]), Scripted::new([])];
+    let (_models, model) = changed_after(40, [], "upstream_name = \"other\"", &after).await;
+    assert_eq!(batches_learned_from(&model).await, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,8 @@ use super::sizes::{Calculated, Calculation};
 use super::spread;
 use super::tables::Tables;
 use super::{
-    Decision, Departure, Learned, LearnedCurve, Policy, Server, View, least_loaded, millis, span,
+    Decision, Departure, Known, Learned, LearnedCurve, Policy, PolicyExperience, Server, View,
+    least_loaded, millis, span,
 };
 use crate::lane::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
 
@@ -277,6 +278,25 @@ impl Policy for Adaptive {
         }
     }
 
+    fn experience(&self) -> PolicyExperience {
+        let known = |(key, family): (&Option<ShapeKey>, &Family)| (key.clone(), family.known());
+        let families = self.families.iter().map(known).collect();
+        PolicyExperience { families, batch_millis: self.batch_millis }
+    }
+
+    fn succeed(&mut self, experience: &PolicyExperience, before: &[Option<InstanceId>]) {
+        let family = |known: &Known| Family {
+            curve: known.curve.of(before),
+            tables: known.tables.clone(),
+            gaps: known.gaps.clone(),
+            last_used: known.last_used,
+            ..Family::new(self.instances)
+        };
+        let families = experience.families.iter();
+        self.families = families.map(|(key, known)| (key.clone(), family(known))).collect();
+        self.batch_millis = experience.batch_millis;
+    }
+
     fn learned(&self, now: Instant) -> Learned {
         let mut curves: Vec<LearnedCurve> =
             self.families.values().map(|family| family.curve.learned()).collect();
@@ -299,6 +319,15 @@ impl Family {
             held: None,
             last_used: Instant::default(),
             wanted: None,
+        }
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            curve: self.curve.clone(),
+            tables: self.tables.handed_over(),
+            gaps: self.gaps.clone(),
+            last_used: self.last_used,
         }
     }
 

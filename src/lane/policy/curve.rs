@@ -89,6 +89,19 @@ impl Curve {
         }
     }
 
+    /// The same for other instances; `before`: what each was called, if it was one of these.
+    pub(super) fn of(&self, before: &[Option<InstanceId>]) -> Self {
+        let index = |id: &Option<InstanceId>| id.map(|id| id.0 as usize);
+        let peer = |id| index(id).and_then(|index| self.peers.get(index)).copied();
+        let renamed = |only| before.iter().position(|id| index(id) == Some(only));
+        let record = |record: &Record| Record { only: record.only.and_then(renamed), ..*record };
+        Self {
+            records: self.records.iter().map(record).collect(),
+            peers: before.iter().map(|id| peer(id).unwrap_or_default()).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Answers so far.
     pub(super) fn answers(&self) -> u64 {
         self.answers
@@ -414,6 +427,22 @@ mod tests {
                 curve.time(rows)
             );
         }
+    }
+
+    #[test]
+    fn what_is_known_of_instances_goes_with_them_to_another_place() {
+        let mut curve = Curve::new(2);
+        for round in 0..200 {
+            let rows = 1 + round * 7 % 32;
+            curve.observe(ONE, rows, 10.0 + f64::from(rows));
+            curve.observe(InstanceId(1), rows, 1.3 * (10.0 + f64::from(rows)));
+        }
+        let factors = [1, 0].map(|index| curve.factor(InstanceId(index)));
+        let other = curve.of(&[Some(InstanceId(1)), None, Some(ONE)]);
+        assert_eq!([0, 2].map(|index| other.factor(InstanceId(index))), factors);
+        assert!(near(factors[0] / factors[1], 1.3, 0.05));
+        assert!(other.factor(InstanceId(1)) == 1.0 && other.time(8) == curve.time(8));
+        assert_eq!(other.answers(), curve.answers());
     }
 
     #[test]

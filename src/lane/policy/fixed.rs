@@ -1,6 +1,6 @@
 //! The batcher that has a delay to tune.
 
-use super::{Adaptive, Decision, Departure, Learned, Policy, View, least_loaded};
+use super::{Adaptive, Decision, Departure, Learned, Policy, PolicyExperience, View, least_loaded};
 use crate::lane::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
 
 /// Takes whatever waits the moment a slot is free, once the oldest call has waited for a set time or
@@ -68,6 +68,14 @@ impl Policy for FixedDelay {
 
     fn back(&mut self, now: Instant, slot: SlotId, served: bool) {
         self.learned.back(now, slot, served);
+    }
+
+    fn experience(&self) -> PolicyExperience {
+        self.learned.experience()
+    }
+
+    fn succeed(&mut self, experience: &PolicyExperience, before: &[Option<InstanceId>]) {
+        self.learned.succeed(experience, before);
     }
 
     fn learned(&self, now: Instant) -> Learned {

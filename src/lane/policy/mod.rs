@@ -15,6 +15,11 @@ mod sizes;
 mod spread;
 mod tables;
 
+use std::collections::BTreeMap;
+
+use self::curve::Curve;
+use self::gather::Gaps;
+use self::tables::Tables;
 use super::{Cause, InstanceId, Instant, ShapeKey, SlotId, Span};
 
 pub use adaptive::Adaptive;
@@ -139,6 +144,17 @@ pub trait Policy: std::fmt::Debug + Send {
         let _ = calculated;
     }
 
+    /// What another policy for the same model would have to learn again.
+    fn experience(&self) -> PolicyExperience {
+        PolicyExperience::default()
+    }
+
+    /// Begins with what another policy has learned; `before`: what each instance was called there,
+    /// `None` for one that it had not.
+    fn succeed(&mut self, experience: &PolicyExperience, before: &[Option<InstanceId>]) {
+        let _ = (experience, before);
+    }
+
     /// What it goes by.
     fn learned(&self, now: Instant) -> Learned {
         let _ = now;
@@ -172,6 +188,22 @@ pub struct LearnedCurve {
     pub points: Vec<(u32, f64)>,
     /// How much longer than most each instance takes.
     pub factors: Vec<f64>,
+}
+
+/// What a policy has learned, for another one.
+#[derive(Debug, Default)]
+pub struct PolicyExperience {
+    families: BTreeMap<Option<ShapeKey>, Known>,
+    batch_millis: f64,
+}
+
+/// What is known of one kind of batch.
+#[derive(Debug)]
+struct Known {
+    curve: Curve,
+    tables: Tables,
+    gaps: Gaps,
+    last_used: Instant,
 }
 
 /// A batch that goes out.

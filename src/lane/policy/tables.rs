@@ -32,6 +32,11 @@ struct Solved {
 }
 
 impl Tables {
+    /// The same for another policy, which does not wait for what this one has asked for.
+    pub(super) fn handed_over(&self) -> Self {
+        Self { pending: false, ..self.clone() }
+    }
+
     /// The table for the load nearest to `load`; where there is none at all, everybody is taken.
     pub(super) fn at(&self, load: f64, cap: u32) -> Option<&SizeTable> {
         let wanted = level(load);
