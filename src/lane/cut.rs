@@ -169,8 +169,11 @@ impl<P: Payload> Lane<P> {
         }
         let ahead = self.plan.early_slot && self.batchable;
         let done = |id| self.policy.first_back(now, id).filter(|_| ahead);
-        let waiting =
-            self.batches.first(|_| true).map_or(0, |head| self.batches.company(head).rows);
+        // Among bulk something more urgent may come until the last moment.
+        let waiting = match self.batches.first(|_| true) {
+            Some(head) if !self.is_mixed(now) => self.batches.company(head).rows,
+            _ => 0,
+        };
         let soonest = self.fleet.servers(now, waiting, done, &mut self.servers);
         let chosen = if self.servers.iter().any(|server| server.free > 0) {
             self.choose(now)
@@ -207,17 +210,23 @@ impl<P: Payload> Lane<P> {
     }
 
     /// Where no slot is free: an instance of which one more batch would show whether it works on
-    /// several at once. What the running one still needs must be long enough to tell.
+    /// several at once. What the running one still needs must be long enough to tell. Where it does not, the
+    /// calls wait twice as long as others: they are of the least urgent, and on one instance at a time.
     fn choose_look(&mut self, now: Instant) -> Option<Choice> {
         if !self.batchable {
             return None;
         }
-        let head = self.batches.first(|_| true)?;
+        let least = self.batches.last(|_| true)?.ticket.priority;
+        let head = self.batches.first_of(least, |_| true)?;
         let waiting = self.batches.company(head).rows;
         // Enough for every instance several times over: they do not keep up.
         let enough = u64::from(self.fleet.cap(now)) * u64::from(self.plan.instances) * BACKLOG;
         let backlog = waiting >= enough;
-        let instance = self.fleet.wants_look(now, backlog)?;
+        let instance = self.fleet.wants_look(now, backlog, self.is_mixed(now))?;
+        let is_look = |overlap: Overlap| overlap.role == Role::Look;
+        if self.flights.values().any(|flight| flight.overlap.is_some_and(is_look)) {
+            return None;
+        }
         let ticket = &head.ticket;
         if ticket.key.is_none() || head.avoid.is_some() {
             return None;
@@ -273,7 +282,7 @@ impl<P: Payload> Lane<P> {
         let heads = std::iter::once(first).chain(
             self.batches.heads().map(|head| head.ticket.place()).filter(|&place| place != first),
         );
-        let mixed = self.mixed_at.is_some_and(|at| now.since(at) < MIXED_MEMORY);
+        let mixed = self.is_mixed(now);
         let mut wake_at = Instant::LAST;
         for place in heads {
             let Some(head) = self.batches.get(place).filter(|head| has_server(head)) else {
@@ -315,6 +324,11 @@ impl<P: Payload> Lane<P> {
         }
         self.wake_at = Some(wake_at).filter(|&at| at < Instant::LAST);
         None
+    }
+
+    /// Whether calls of several priorities wait, or did a moment ago.
+    fn is_mixed(&self, now: Instant) -> bool {
+        self.mixed_at.is_some_and(|at| now.since(at) < MIXED_MEMORY)
     }
 
     /// Whether this is the turn of the least urgent level, whose last call is given: others had so

@@ -383,12 +383,17 @@ impl Fleet {
 
     /// An instance whose slots are all in use, of which one more batch would show whether it could
     /// have more of them.
-    pub(super) fn wants_look(&self, now: Instant, backlog: bool) -> Option<InstanceId> {
+    pub(super) fn wants_look(
+        &self,
+        now: Instant,
+        backlog: bool,
+        mixed: bool,
+    ) -> Option<InstanceId> {
         let mut members = self.members.iter().zip((0..).map(InstanceId));
         members.find_map(|(member, id)| {
             let trusted = member.breaker.admission(now) == Admission::Batches(u32::MAX);
             let full = member.batches == member.width.slots();
-            (member.width.wants_look(backlog) && trusted && full && member.is_usable(now))
+            (member.width.wants_look(backlog, mixed) && trusted && full && member.is_usable(now))
                 .then_some(id)
         })
     }

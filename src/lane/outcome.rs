@@ -106,13 +106,21 @@ impl<P: Payload> Lane<P> {
             let (expected, gap) = (overlap.expected.as_nanos(), now.since(before).as_nanos());
             lead.saved(Span::from_nanos(expected.saturating_sub(gap)));
         }
-        let Some(way) = lead.known_way() else { return };
+        let way = lead.known_way();
+        if self.fleet.batches(flight.instance) != 1 {
+            return;
+        }
         let is_beside =
             |other: &&Flight| other.instance == flight.instance && other.track == Track::Batch;
         let mut others = self.flights.values().filter(is_beside);
-        if let (Some(behind), None) = (others.next(), others.next())
-            && behind.overlap.as_ref().is_some_and(is_ahead)
-        {
+        let (Some(behind), None) = (others.next(), others.next()) else { return };
+        let begun = match behind.overlap.map(|overlap| overlap.role) {
+            Some(Role::Ahead) => way,
+            // If it was worked on at once it is back sooner, and nothing was counted on meanwhile.
+            Some(Role::Look) => Some(way.unwrap_or_default()),
+            Some(Role::Unproven) | None => None,
+        };
+        if let Some(way) = begun {
             self.policy.begun(flight.instance, now - way);
         }
     }

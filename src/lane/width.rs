@@ -82,9 +82,11 @@ impl Width {
     }
 
     /// Whether a batch should be sent although every slot is in use. With a backlog it is urgent to
-    /// know.
-    pub(super) fn wants_look(&self, backlog: bool) -> bool {
-        let every = if backlog { self.every / HURRY } else { self.every };
+    /// know; but while urgent calls wait among others, which a look delays, only as long as nothing is
+    /// known.
+    pub(super) fn wants_look(&self, backlog: bool, mixed: bool) -> bool {
+        let hurry = backlog && (!mixed || self.every <= LOOK_EVERY);
+        let every = if hurry { self.every / HURRY } else { self.every };
         self.learns && self.slots < MOST && self.proven == self.slots && self.since >= every
     }
 
@@ -136,7 +138,7 @@ mod tests {
 
     fn look(width: &mut Width, late: f64) {
         for _ in 0..LATEST {
-            if width.wants_look(false) {
+            if width.wants_look(false, false) {
                 break;
             }
             width.sent();
@@ -153,7 +155,7 @@ mod tests {
         }
         assert_eq!(width.slots(), 1);
         (0..LATEST / HURRY - 1).for_each(|_| width.sent());
-        assert!(!width.wants_look(false));
+        assert!(!width.wants_look(false, false));
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
         let mut width = Width::new(1, true);
         width.tell(2);
         (0..LATEST).for_each(|_| width.sent());
-        assert!(!width.wants_look(true));
+        assert!(!width.wants_look(true, false));
         (0..100).for_each(|_| width.tried(2.0));
         assert_eq!(width.slots(), 2);
     }

@@ -52,8 +52,8 @@ fn two_shapes_in_turn_still_make_full_batches() {
         ..Habits::default()
     }) {
         let mean = report.batched_rows as f64 / report.batches as f64;
-        // They are of several priorities: full is where one in forty more would not pay.
-        assert!(mean > 28.0, "mean batch {mean}");
+        // They are of several priorities: full is where one in twenty-five more would not pay.
+        assert!(mean > 27.0, "mean batch {mean}");
     }
 }
 
@@ -143,15 +143,16 @@ fn what_is_often_slow_is_not_overdue() {
 
 #[test]
 fn an_input_that_kills_instances_does_not_walk_through_the_fleet() {
-    for report in worlds(0..3, |_| Habits {
+    let reports = worlds(0..3, |_| Habits {
         calls: 20_000,
         instances: 4,
         max_rows: 1,
         mean_gap: Span::from_millis(1),
         killers: 0.0005,
         ..Habits::default()
-    }) {
-        assert!(report.killers >= 3);
+    });
+    assert!(reports.iter().map(|report| report.killers).sum::<usize>() >= 10);
+    for report in reports {
         assert_eq!(report.reasons, [("Spent".to_owned(), report.killers)].into());
         assert!(report.killed <= 3 * report.killers, "{report:?}");
     }

@@ -16,7 +16,9 @@ const INSTANCES: usize = 4;
 const OFFERED: f64 = 5.0;
 /// Of the calls.
 const URGENT_SHARE: f64 = 0.05;
-const NOISE: f64 = 0.03;
+/// How much service times vary, and the 99th percentile that follows at most where urgent calls alone
+/// have a much better one: so many times what full batches evenly out of step allow.
+const NOISES: [(f64, f64); 4] = [(0.0, 0.95), (0.005, 0.95), (0.03, 1.0), (0.05, 1.05)];
 
 type Latencies = Rc<RefCell<Vec<f64>>>;
 
@@ -73,14 +75,19 @@ struct Shown {
     bulk_share: f64,
 }
 
-fn run(curve: &Curve, load: f64, urgent_share: f64) -> Shown {
+fn run(curve: &Curve, noise: f64, load: f64, urgent_share: f64) -> Shown {
     const CALLS: usize = 400_000;
-    let service = Service::new(curve.clone(), INSTANCES).with_noise(NOISE);
+    let service = Service::new(curve.clone(), INSTANCES).with_noise(noise);
     let mut random = Random::new(3);
     let priorities: Vec<u8> =
         (0..4 * CALLS).map(|_| if random.unit() < urgent_share { 1 } else { 3 }).collect();
     let arrivals = Arrivals::poisson(load * service.capacity(), 1);
-    let plan = LanePlan { max_queue_rows: 4096, ..lane::plan(INSTANCES, Some(curve.largest())) };
+    let plan = LanePlan {
+        max_queue_rows: 4096,
+        learn_slots: true,
+        early_slot: true,
+        ..lane::plan(INSTANCES, Some(curve.largest()))
+    };
     let levels = priorities.clone();
     let terms = move |call: usize| lane::Terms { deadline: None, priority: levels[call] };
     let (urgent_ms, bulk, ended) = (Latencies::default(), Rc::default(), Rc::default());
@@ -112,14 +119,16 @@ fn run(curve: &Curve, load: f64, urgent_share: f64) -> Shown {
 /// its own comes on top; instances out of step end one after the other.
 #[test]
 fn urgent_calls_wait_for_the_next_batch_and_no_more() {
-    for (base, per_row) in [(10.0, 0.5), (2.0, 0.75), (5.0, 0.1)] {
+    let curves = [(40.0, 2.0), (10.0, 0.5), (2.0, 0.75), (5.0, 0.1)];
+    for ((base, per_row), (noise, most)) in
+        curves.into_iter().flat_map(|curve| NOISES.map(|noise| (curve, noise)))
+    {
         let curve = Curve::linear(base, per_row, 32);
-        let alone = run(&curve, OFFERED * URGENT_SHARE, 1.0);
-        let among = run(&curve, OFFERED, URGENT_SHARE);
-        let full = curve.time_ms(32);
-        let floor = full * (1.0 + 1.0 / INSTANCES as f64);
+        let alone = run(&curve, noise, OFFERED * URGENT_SHARE, 1.0);
+        let among = run(&curve, noise, OFFERED, URGENT_SHARE);
+        let floor = curve.time_ms(32) * (1.0 + 1.0 / INSTANCES as f64);
         println!(
-            "{base} + {per_row} n: {:.3} of the capacity, bulk {:.3}; p99 {:.1} ms, {:.2} x alone, {:.2} x {floor:.1} ms",
+            "{base} + {per_row} n, {noise}: {:.3} of the capacity, bulk {:.3}; p99 {:.1} ms, {:.2} x alone, {:.2} x {floor:.1} ms",
             among.throughput,
             among.bulk_share,
             among.p99_ms,
@@ -128,7 +137,7 @@ fn urgent_calls_wait_for_the_next_batch_and_no_more() {
         );
         assert!(among.throughput >= 0.95, "{:.3} of the capacity", among.throughput);
         assert!(among.bulk_share >= 0.05, "bulk has {:.3}", among.bulk_share);
-        let bound = (1.5 * alone.p99_ms).max(floor);
+        let bound = (1.5 * alone.p99_ms).max(most * floor);
         assert!(among.p99_ms <= bound, "p99 {:.1} ms, {bound:.1} at most", among.p99_ms);
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::curve::Curve;
-use super::explore::{explore, explore_above};
+use super::explore::{self, explore, explore_above};
 use super::gather::Gaps;
 use super::objective::cap_for;
 use super::outlook::{Outlook, Size};
@@ -69,6 +69,8 @@ struct Family {
     /// Set while what waits is held.
     held: Option<Held>,
     last_used: Instant,
+    /// How many batches there had been when one last had a chance to look at another size.
+    explored_at: u64,
     wanted: Option<Calculation>,
 }
 
@@ -318,6 +320,7 @@ impl Family {
             last_arrival: None,
             held: None,
             last_used: Instant::default(),
+            explored_at: 0,
             wanted: None,
         }
     }
@@ -397,21 +400,27 @@ impl Family {
             expected: objective
                 .map(|_| view.now + span(curve.time(rows.min(waiting)) * curve.factor(server.id))),
         };
-        if waiting >= cap
-            && let Some(rows) = explore(curve, cap, batches)
+        // What is sent ahead of the end of another batch does not tell how long it takes.
+        let explores = !server.ahead && explore::is_due(curve, batches - self.explored_at);
+        if explores
+            && waiting >= cap
+            && let Some(rows) = explore(curve, cap)
         {
+            self.explored_at = batches;
             return send(rows, Cause::Explore);
         }
         if view.mixed && objective.is_none() && waiting >= best {
             let waited = millis(view.now.since(view.oldest));
             let time = |rows| outlook.time(rows);
-            let rows = spread::rows(time, best, &outlook.remaining, servers, waited);
+            let rows = spread::rows(time, curve.noise(), best, &outlook.remaining, servers, waited);
             return send(rows, if rows < told { Cause::Spread } else { Cause::Full });
         }
         let Size { rows, full, wanted } = outlook.size();
-        if rows < waiting.min(cap)
-            && let Some(rows) = explore_above(curve, rows, waiting.min(cap), batches)
+        if explores
+            && rows < waiting.min(cap)
+            && let Some(rows) = explore_above(curve, rows, waiting.min(cap))
         {
+            self.explored_at = batches;
             return send(rows, Cause::Explore);
         }
         let whole = match rows {

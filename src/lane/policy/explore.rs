@@ -7,13 +7,15 @@ const EXPLORE_EVERY: u64 = 16;
 /// After a change of the curve, so many batches in a row do.
 const EXPLORE_AFTER_CHANGE: u64 = 64;
 
+/// Whether a batch may look at a size that is not known yet, after so many others.
+pub(super) fn is_due(curve: &Curve, batches: u64) -> bool {
+    let since_change = curve.answers_since_change();
+    let changed = since_change < EXPLORE_AFTER_CHANGE && since_change < curve.answers();
+    changed || batches >= EXPLORE_EVERY
+}
+
 /// A size to look at, where there is a backlog to spend on it.
-pub(super) fn explore(curve: &Curve, cap: u32, batches: u64) -> Option<u32> {
-    let changed = curve.answers_since_change() < EXPLORE_AFTER_CHANGE
-        && curve.answers_since_change() < curve.answers();
-    if !changed && !batches.is_multiple_of(EXPLORE_EVERY) {
-        return None;
-    }
+pub(super) fn explore(curve: &Curve, cap: u32) -> Option<u32> {
     let halves = std::iter::successors(Some(cap), |&rows| (rows > 1).then_some(rows / 2));
     if let Some(unseen) = halves.into_iter().find(|&rows| !curve.has_seen(rows)) {
         return Some(unseen);
@@ -30,10 +32,7 @@ pub(super) fn explore(curve: &Curve, cap: u32, batches: u64) -> Option<u32> {
 
 /// A size between `rows`, which the curve says to stop at, and the next larger one that is known: the
 /// step may lie anywhere between, and a size that is never taken would never be known.
-pub(super) fn explore_above(curve: &Curve, rows: u32, most: u32, batches: u64) -> Option<u32> {
-    if !batches.is_multiple_of(EXPLORE_EVERY) {
-        return None;
-    }
+pub(super) fn explore_above(curve: &Curve, rows: u32, most: u32) -> Option<u32> {
     let above = curve.sizes_seen().find(|&seen| seen > rows)?;
     let between = rows + (above - rows) / 2;
     (between > rows && between <= most && !curve.has_seen(between)).then_some(between)
