@@ -91,7 +91,12 @@ async fn play(scenario: Scenario, arguments: &Arguments) -> Result<Report, Failu
         Scenario::Poison => poison::one_in_a_thousand(arguments).await,
         Scenario::PoisonBatch => poison::one_in_a_batch(arguments).await,
         Scenario::Killer => killer::run(arguments).await,
-        Scenario::Overload => overload::run(arguments).await,
+        Scenario::Overload => {
+            overload::run(arguments, scenario.name(), arguments.model(overload::SCALE)).await
+        }
+        Scenario::OverloadFlat => {
+            overload::run(arguments, scenario.name(), arguments.flat_model(overload::SCALE)).await
+        }
         Scenario::Cancels => cancels::run(arguments).await,
         Scenario::Rolling => rolling::run(arguments).await,
         Scenario::Reload => reload::run(arguments).await,

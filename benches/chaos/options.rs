@@ -11,6 +11,8 @@ use crate::model_server::{ServiceTime, Settings};
 pub(crate) const MAX_BATCH: u32 = 32;
 const BASE: Duration = Duration::from_millis(10);
 const PER_ROW: Duration = Duration::from_micros(500);
+const FLAT_BASE: Duration = Duration::from_millis(30);
+const FLAT_PER_ROW: Duration = Duration::from_micros(150);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
@@ -30,6 +32,8 @@ pub(crate) enum Scenario {
     Killer,
     /// Five times more calls than four model servers can answer.
     Overload,
+    /// The same where a full batch takes hardly longer than a call alone.
+    OverloadFlat,
     /// 10 000 callers go away at a random time.
     Cancels,
     /// Two proxies behind a balancer are restarted in turn.
@@ -51,6 +55,7 @@ impl Scenario {
             Self::PoisonBatch => "poison-batch",
             Self::Killer => "killer",
             Self::Overload => "overload",
+            Self::OverloadFlat => "overload-flat",
             Self::Cancels => "cancels",
             Self::Rolling => "rolling",
             Self::Reload => "reload",
@@ -109,26 +114,46 @@ impl Arguments {
 
     /// The model servers and how fast they are; `suits` is the scale of the scenario.
     pub(crate) fn model(&self, suits: f64) -> Model {
-        Model { scale: self.scale.unwrap_or(suits) }
+        Model { base: BASE, per_row: PER_ROW, scale: self.scale.unwrap_or(suits) }
+    }
+
+    /// The same, with batches that take hardly longer than a row.
+    pub(crate) fn flat_model(&self, suits: f64) -> Model {
+        Model { base: FLAT_BASE, per_row: FLAT_PER_ROW, ..self.model(suits) }
     }
 }
 
 /// What the model servers of a scenario are like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Model {
+    base: Duration,
+    per_row: Duration,
     pub(crate) scale: f64,
 }
 
 impl Model {
     /// Settings to begin with.
     pub(crate) fn settings(self) -> Settings {
-        let service = ServiceTime::linear(BASE.mul_f64(self.scale), PER_ROW.mul_f64(self.scale));
+        let [base, per_row] = [self.base, self.per_row].map(|time| time.mul_f64(self.scale));
+        let service = ServiceTime::linear(base, per_row);
         Settings { service, max_batch_size: MAX_BATCH, record: 0, ..Settings::default() }
+    }
+
+    /// The time of a batch of so many rows.
+    pub(crate) fn batch(self, rows: f64) -> Duration {
+        (self.base + self.per_row.mul_f64(rows)).mul_f64(self.scale)
     }
 
     /// The time of a full batch.
     pub(crate) fn full_batch(self) -> Duration {
-        (BASE + PER_ROW * MAX_BATCH).mul_f64(self.scale)
+        self.batch(f64::from(MAX_BATCH))
+    }
+
+    /// The rows of batches that have this share of the capacity.
+    pub(crate) fn rows_for(self, share: f64) -> f64 {
+        let throughput = share * f64::from(MAX_BATCH) / self.full_batch().as_secs_f64();
+        let [base, per_row] = [self.base, self.per_row].map(|time| time.as_secs_f64() * self.scale);
+        throughput * base / (1.0 - throughput * per_row)
     }
 
     /// Rows a second that so many can do, batches full.
@@ -139,6 +164,6 @@ impl Model {
     /// What there is, in words.
     pub(crate) fn describe(self, instances: usize) -> String {
         let ms = |time: Duration| time.mul_f64(self.scale).as_secs_f64() * 1e3;
-        format!("{instances} x {} + {} ms a row", ms(BASE), ms(PER_ROW))
+        format!("{instances} x {} + {} ms a row", ms(self.base), ms(self.per_row))
     }
 }

@@ -14,7 +14,7 @@ use super::objective::cap_for;
 use super::outlook::{Outlook, Size};
 use super::rate::Rate;
 use super::sizes::{Calculated, Calculation};
-use super::spread;
+use super::spread::Spread;
 use super::tables::Tables;
 use super::{
     Decision, Departure, Known, Learned, LearnedCurve, Policy, PolicyExperience, Server, View,
@@ -65,12 +65,13 @@ struct Family {
     tables: Tables,
     rate: Rate,
     gaps: Gaps,
+    spread: Spread,
     last_arrival: Option<Instant>,
     /// Set while what waits is held.
     held: Option<Held>,
     last_used: Instant,
-    /// How many batches there had been when one last had a chance to look at another size.
-    explored_at: u64,
+    /// Whether a batch that could have looked at another size would not have told what it costs.
+    puts_off: bool,
     wanted: Option<Calculation>,
 }
 
@@ -317,10 +318,11 @@ impl Family {
             tables: Tables::default(),
             rate: Rate::default(),
             gaps: Gaps::default(),
+            spread: Spread::default(),
             last_arrival: None,
             held: None,
             last_used: Instant::default(),
-            explored_at: 0,
+            puts_off: false,
             wanted: None,
         }
     }
@@ -401,18 +403,19 @@ impl Family {
                 .map(|_| view.now + span(curve.time(rows.min(waiting)) * curve.factor(server.id))),
         };
         // What is sent ahead of the end of another batch does not tell how long it takes.
-        let explores = !server.ahead && explore::is_due(curve, batches - self.explored_at);
+        let due = explore::is_due(curve, batches);
+        let explores = !server.ahead && (due || self.puts_off);
+        self.puts_off = server.ahead && (due || self.puts_off);
         if explores
             && waiting >= cap
             && let Some(rows) = explore(curve, cap)
         {
-            self.explored_at = batches;
             return send(rows, Cause::Explore);
         }
         if view.mixed && objective.is_none() && waiting >= best {
             let waited = millis(view.now.since(view.oldest));
             let time = |rows| outlook.time(rows);
-            let rows = spread::rows(time, curve.noise(), best, &outlook.remaining, servers, waited);
+            let rows = self.spread.next(time, best, &outlook.remaining, servers, waited);
             return send(rows, if rows < told { Cause::Spread } else { Cause::Full });
         }
         let Size { rows, full, wanted } = outlook.size();
@@ -420,7 +423,6 @@ impl Family {
             && rows < waiting.min(cap)
             && let Some(rows) = explore_above(curve, rows, waiting.min(cap))
         {
-            self.explored_at = batches;
             return send(rows, Cause::Explore);
         }
         let whole = match rows {

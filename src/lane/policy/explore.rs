@@ -7,11 +7,11 @@ const EXPLORE_EVERY: u64 = 16;
 /// After a change of the curve, so many batches in a row do.
 const EXPLORE_AFTER_CHANGE: u64 = 64;
 
-/// Whether a batch may look at a size that is not known yet, after so many others.
+/// Whether the batch after so many others may look at a size that is not known yet.
 pub(super) fn is_due(curve: &Curve, batches: u64) -> bool {
     let since_change = curve.answers_since_change();
     let changed = since_change < EXPLORE_AFTER_CHANGE && since_change < curve.answers();
-    changed || batches >= EXPLORE_EVERY
+    changed || batches.is_multiple_of(EXPLORE_EVERY)
 }
 
 /// A size to look at, where there is a backlog to spend on it.

@@ -8,36 +8,71 @@
 
 use super::classes::sizes;
 
-/// Of the best throughput, what batches are to have at least where they all take as long as expected.
-const USUALLY: f64 = 0.953;
-/// The more times vary the more it costs to keep instances apart: about so much of the variation. That
-/// much less is spent on small batches.
-const NOISE_SHARE: f64 = 0.75;
-/// The same while an instance is in step with another.
+/// Of the best throughput, what may be spent on urgent calls.
+const BUDGET: f64 = 0.042;
+/// What can be saved up of that, in batches.
+const SAVINGS: f64 = 1.0;
+/// Of the best throughput, what a batch has at least while its instance is in step with another.
 const IN_STEP: f64 = 0.93;
-/// And for a batch with an urgent call that has waited long.
+/// And one with an urgent call that has waited long.
 const LATE: f64 = 0.8;
 /// Of the even distance between the ends of two batches, what is too little to mend.
 const TOLERANCE: f64 = 0.05;
 
-/// How many rows the next batch gets when bulk waits for as many as there could be.
+/// What the throughput is spent on while urgent calls come among bulk.
 ///
-/// `time`: milliseconds that a batch of so many rows takes; `noise`: the spread of that about its mean,
-/// as a share of it; `best`: the rows with most throughput; `remaining`: milliseconds until each of the busy servers is done, ascending; `servers`: all of
-/// them; `waited`: milliseconds that the most urgent call has waited.
-pub(super) fn rows(
-    time: impl Fn(u32) -> f64,
-    noise: f64,
-    best: u32,
+/// The more times vary, and the less a smaller batch saves, the more it costs to keep instances apart.
+/// So there is one account for all of it: what is left of it goes into smaller batches throughout.
+#[derive(Clone, Debug)]
+pub(super) struct Spread {
+    /// What was saved up: shares of the throughput of one batch.
+    savings: f64,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { savings: SAVINGS }
+    }
+}
+
+impl Spread {
+    /// How many rows the next batch gets when bulk waits for as many as there could be, and it is sent.
+    ///
+    /// `time`: milliseconds that a batch of so many rows takes; `best`: the rows with most throughput;
+    /// `remaining`: milliseconds until each of the busy servers is done, ascending; `servers`: all of
+    /// them; `waited`: milliseconds that the most urgent call has waited.
+    pub(super) fn next(
+        &mut self,
+        time: impl Fn(u32) -> f64,
+        best: u32,
+        remaining: &[f64],
+        servers: f64,
+        waited: f64,
+    ) -> u32 {
+        let throughput = |rows: u32| f64::from(rows) / time(rows).max(1e-9);
+        let share = |rows: u32| throughput(rows) / throughput(best);
+        let may_spend = BUDGET + self.savings;
+        let least = |wanted: f64| {
+            let enough = wanted.max(1.0 - may_spend);
+            sizes(best).find(|&rows| share(rows) >= enough).unwrap_or(best)
+        };
+        let usually = least(1.0 - BUDGET * self.savings / SAVINGS);
+        let rows = between(&time, usually, least, remaining, servers, waited);
+        self.savings = (may_spend - (1.0 - share(rows))).clamp(0.0, SAVINGS);
+        rows
+    }
+}
+
+/// Up to `usually` rows, so that the batch ends between those before and after it. `least`: the rows
+/// that have a share of the best throughput.
+fn between(
+    time: &impl Fn(u32) -> f64,
+    usually: u32,
+    least: impl Fn(f64) -> u32,
     remaining: &[f64],
     servers: f64,
     waited: f64,
 ) -> u32 {
-    let throughput = |rows: u32| f64::from(rows) / time(rows).max(1e-9);
-    let least = |share: f64| {
-        sizes(best).find(|&rows| throughput(rows) >= share * throughput(best)).unwrap_or(best)
-    };
-    let usually = least((USUALLY + NOISE_SHARE * noise).min(1.0));
     let (Some(next), Some(last)) = (remaining.first(), remaining.last()) else { return usually };
     let takes = time(usually);
     let even = takes / servers.max(1.0);
@@ -63,30 +98,35 @@ mod tests {
         10.0 + 0.5 * f64::from(rows)
     }
 
+    fn first(remaining: &[f64], servers: f64) -> u32 {
+        Spread::default().next(time, 32, remaining, servers, 0.0)
+    }
+
     #[test]
     fn one_instance_has_batches_that_cost_little_throughput() {
-        let rows = rows(time, 0.0, 32, &[], 1.0, 0.0);
+        let rows = first(&[], 1.0);
         let throughput = |rows: u32| f64::from(rows) / time(rows);
-        assert!(rows < 32 && throughput(rows) >= USUALLY * throughput(32), "{rows}");
+        assert!(rows < 32 && throughput(rows) >= (1.0 - BUDGET) * throughput(32), "{rows}");
     }
 
     #[test]
     fn who_is_just_behind_another_ends_sooner_and_who_is_between_does_not() {
-        let between = rows(time, 0.0, 32, &[6.0, 13.0, 19.0], 4.0, 0.0);
-        let behind = rows(time, 0.0, 32, &[1.0, 13.0, 19.0], 4.0, 0.0);
-        let in_step = rows(time, 0.0, 32, &[0.1, 0.2, 0.3], 4.0, 0.0);
+        let between = first(&[6.0, 13.0, 19.0], 4.0);
+        let behind = first(&[1.0, 13.0, 19.0], 4.0);
+        let in_step = first(&[0.1, 0.2, 0.3], 4.0);
         assert!(in_step < between && behind <= between, "{in_step} {behind} {between}");
-        assert_eq!(between, rows(time, 0.0, 32, &[], 4.0, 0.0));
+        assert_eq!(between, first(&[], 4.0));
     }
 
     #[test]
     fn instances_in_step_spread_evenly() {
+        let mut spread = Spread::default();
         let mut ends: Vec<f64> = vec![0.0; 4];
         for _ in 0..400 {
             ends.sort_unstable_by(f64::total_cmp);
             let now = ends[0];
             let remaining: Vec<f64> = ends[1..].iter().map(|end| end - now).collect();
-            ends[0] = now + time(rows(time, 0.0, 32, &remaining, 4.0, 0.0));
+            ends[0] = now + time(spread.next(time, 32, &remaining, 4.0, 0.0));
         }
         ends.sort_unstable_by(f64::total_cmp);
         let gaps: Vec<f64> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
