@@ -226,8 +226,9 @@ impl<P: Payload> Lane<P> {
         if let Prospect::None(retry_after) = self.fleet.prospect(now) {
             return self.refuse(member, RefuseReason::NoInstance(retry_after));
         }
-        // Without a key it could not be cut, and one with more rows than a batch has to be.
-        let fits = member.ticket.rows <= self.fleet.cap(now);
+        // Without a key it could not be cut, and one with more rows than a batch has to be. What has
+        // worked is what is known of that.
+        let fits = member.ticket.rows <= self.fleet.cap(now).min(self.fleet.worked().max(1));
         if !self.offenders.is_empty() && member.ticket.key.is_some() && fits {
             let call = offender(&member);
             if self.offenders.rides_alone(now, call) {

@@ -50,11 +50,20 @@ struct Counter {
     refused: Vec<(u64, RefuseReason)>,
     /// Batches that have one of these fail.
     bad: fn(u64) -> bool,
+    /// And those with more rows.
+    most_rows: u32,
 }
 
 impl Counter {
     fn open(max_queue_rows: u64) -> Self {
-        let plan = LanePlan { max_batch_rows: Some(ROWS), max_queue_rows, ..LanePlan::default() };
+        Self::planned(LanePlan {
+            max_batch_rows: Some(ROWS),
+            max_queue_rows,
+            ..LanePlan::default()
+        })
+    }
+
+    fn planned(plan: LanePlan) -> Self {
         let mut counter = Self {
             lane: Lane::new(plan, Box::new(Adaptive::new(1))),
             now: Instant::default(),
@@ -62,6 +71,7 @@ impl Counter {
             running: VecDeque::new(),
             refused: Vec::new(),
             bad: |_| false,
+            most_rows: u32::MAX,
         };
         let up = InstanceChange::Health(Health::Up);
         counter.lane.on(counter.now, Event::Instance(InstanceId(0), up));
@@ -121,7 +131,9 @@ impl Counter {
         self.now = self.now + BATCH;
         let Some((slot, members)) = self.running.pop_front() else { return Vec::new() };
         let calls: Vec<u64> = members.iter().map(|member| member.ticket.id.0).collect();
-        let spoiled = members.iter().any(|member| (self.bad)(member.payload.0));
+        let rows: u32 = members.iter().map(|member| member.ticket.rows).sum();
+        let spoiled =
+            rows > self.most_rows || members.iter().any(|member| (self.bad)(member.payload.0));
         let outcome = if spoiled {
             Outcome::Failed(members, Blame::Broken)
         } else {
@@ -290,4 +302,23 @@ fn an_offender_that_must_be_cut_is_cut() {
     counter.call_of(3 * ROWS, Terms { asks: 666, ..USUAL });
     assert!(counter.running.iter().all(|(_, members)| members[0].ticket.rows <= ROWS));
     assert_eq!(counter.serve_all().len(), 3, "in three parts");
+}
+
+/// Nor can one be kept whole that has more rows than anything that has worked: what it is refused for may
+/// be its size.
+#[test]
+fn an_offender_with_more_rows_than_have_worked_is_cut_when_it_is_refused() {
+    let mut counter = Counter::planned(LanePlan::default());
+    counter.bad = |asks| asks == 666;
+    for _ in 0..3 {
+        counter.call(USUAL);
+    }
+    counter.call(Terms { asks: 666, ..USUAL });
+    counter.serve_all();
+    (counter.bad, counter.most_rows) = (|_| false, 3);
+    counter.refused.clear();
+    let large = counter.call_of(4, Terms { asks: 666, ..USUAL });
+    assert_eq!(counter.running[0].1[0].ticket.rows, 4, "nobody has said that it is too large");
+    assert_eq!(counter.serve_all(), [large; 3], "the whole and its halves");
+    assert_eq!(counter.refused, []);
 }
