@@ -150,7 +150,10 @@ impl Entry {
             let gone = self.ended.unwrap_or(u64::MAX);
             // Who rides in a batch that others still wait for is sent along with it.
             let along = scenario.hedges(&self.call.model)
-                && self.arrivals.iter().any(|(earlier, _)| *earlier <= gone);
+                && self
+                    .arrivals
+                    .iter()
+                    .any(|(earlier, _)| *earlier <= gone.saturating_add(UNTIL_KNOWN));
             if *at > gone.saturating_add(UNTIL_KNOWN) && !delayed && !along {
                 return Err(format!("came to {host} at {at} us, after its caller had gone"));
             }
